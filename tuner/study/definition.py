@@ -1,0 +1,124 @@
+"""The study: everything that decides what is tuned, for whom, and how."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pydantic import TypeAdapter
+
+from tuner.errors import UsageError
+from tuner.objective import Objective
+from tuner.parameter import Value
+from tuner.ports import ServingTask
+from tuner.slo import Slo
+from tuner.trial import TrialPlan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterChoice:
+    """An adapter by name, with its options as JSON values."""
+
+    name: str
+    options: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Override:
+    """A parameter whose domain the user narrows or replaces.
+
+    Attributes:
+        parameter: its name.
+        values: the values to search; a single one fixes the parameter.
+    """
+
+    parameter: str
+    values: tuple[Value, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """What a study may spend; it ends when the first limit is reached.
+
+    Attributes:
+        trials: configurations measured (repeats that confirm the winner come on top).
+        seconds: wall time of trials, s.
+        usd: price of the devices over the time of the trials, USD.
+    """
+
+    trials: int | None = None
+    seconds: float | None = None
+    usd: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("trials", "seconds", "usd"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UsageError(f"The budget of {value} {name} allows nothing. Write more than 0.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchOptions:
+    """How the space is searched.
+
+    Attributes:
+        overrides: domains that the user sets.
+        budget: what may be spent.
+        sampler: our strategy (`auto`), or any Optuna sampler by name.
+        confirmations: how often winner and default are measured again, in turn, before the winner is
+            recommended.
+        seed: of every random choice.
+    """
+
+    overrides: tuple[Override, ...] = ()
+    budget: Budget = field(default_factory=lambda: Budget(trials=20))
+    sampler: str = "auto"
+    confirmations: int = 2
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Study:
+    """A tuning study, checked: what `tuner.load_study` makes of a file.
+
+    Attributes:
+        name: under which the storage knows it.
+        task: model, devices and workload.
+        engine, runner: adapters by name, with their options.
+        slos: every bound must hold.
+        objectives: one, or two for a Pareto front.
+        search: how the space is searched.
+        plan: how one configuration is measured.
+        storage: Optuna storage URL.
+        exports: formats to write when the study ends, each with its folder or file.
+    """
+
+    name: str
+    task: ServingTask
+    engine: AdapterChoice
+    runner: AdapterChoice
+    slos: tuple[Slo, ...]
+    objectives: tuple[Objective, ...]
+    search: SearchOptions
+    plan: TrialPlan
+    storage: str
+    exports: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all that makes two trials comparable.
+
+        Budget, sampler, seed, storage, exports and confirmations may change between runs of one study;
+        model, devices, workload, engine, runner, objectives, SLOs, domains and the trial plan may not.
+        """
+        parts = _ADAPTER.dump_python(self, mode="json")
+        for name in ("storage", "exports", "name"):
+            parts.pop(name)
+        parts["search"] = parts["search"]["overrides"]
+        text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+_ADAPTER = TypeAdapter(Study)
