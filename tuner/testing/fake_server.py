@@ -68,7 +68,7 @@ class FakeServer:
     def speed(self) -> float:
         """Work of one instance per second, relative to one thread on a core of its own in fp32."""
         share = min(1.0, self.cores / (self.instances * self.threads))
-        return self.threads**0.8 * share * (1.5 if self.half else 1.0)
+        return math.pow(self.threads, 0.8) * share * (1.5 if self.half else 1.0)
 
     def service_s(self, batch: float) -> float:
         """s(b)."""
