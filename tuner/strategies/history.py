@@ -1,0 +1,207 @@
+"""History: what a strategy reads from the trials of an Optuna study, and how a trial is written there.
+
+A trial in the storage:
+
+* `params`: every parameter (`Space.complete`), so that inactive ones stand at their default;
+* user attribute `outcome`: the outcome as JSON text; `kind`: `search` or `confirm`;
+* constraints: `Slo.excess` by the bound's text;
+* COMPLETE with the objectives' values in their own units when it was measured; FAIL when it was
+  infeasible, since a complete trial needs values and none are invented; RUNNING while it is pending.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.study import Study
+from optuna.trial import FrozenTrial, Trial, TrialState
+from pydantic import ConfigDict, TypeAdapter
+
+from tuner.errors import SpaceError, UnknownNameError
+from tuner.metric import MetricRef
+from tuner.objective import Objective
+from tuner.parameter import Config, Parameter, Scale
+from tuner.slo import Slo, excesses
+from tuner.space import Space
+from tuner.strategies.candidates import Rows, row_of
+from tuner.trial import Infeasible, Measurement, Outcome, Reason
+
+OUTCOME: Final = "outcome"
+"""User attribute that holds a trial's outcome."""
+
+KIND: Final = "kind"
+"""User attribute that says what a trial was for."""
+
+
+class Kind(enum.Enum):
+    """What a trial is for."""
+
+    SEARCH = "search"
+    CONFIRM = "confirm"
+
+
+# JSON has no infinity; they travel as the strings "Infinity" and "NaN".
+_OUTCOME: Final[TypeAdapter[Measurement | Infeasible]] = TypeAdapter(
+    Measurement | Infeasible, config=ConfigDict(ser_json_inf_nan="strings")
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class History:
+    """What has been tried, as arrays.
+
+    Attributes:
+        metrics: the objectives' and the SLOs' metrics, each once, objectives first.
+        rows: shape (n, d), measured configurations, repeats included, oldest first (see `candidates`).
+        values: shape (n, len(metrics)), in each metric's own unit; NaN where a trial has none.
+        std_errors: shape (n, len(metrics)), standard errors of `values`, 0 where unknown.
+        failed_rows: shape (f, d), configurations that could not be measured.
+        reasons: why, shape (f,).
+        pending_rows: shape (p, d), configurations that are running.
+    """
+
+    metrics: tuple[MetricRef, ...]
+    rows: Rows
+    values: npt.NDArray[np.float64]
+    std_errors: npt.NDArray[np.float64]
+    failed_rows: Rows
+    reasons: tuple[Reason, ...]
+    pending_rows: Rows
+
+    def __len__(self) -> int:
+        """Number of trials told, infeasible ones included."""
+        return len(self.rows) + len(self.failed_rows)
+
+    @property
+    def tried_rows(self) -> Rows:
+        """Everything that need not be asked again: measured, failed and pending, shape (m, d)."""
+        return np.concatenate([self.rows, self.failed_rows, self.pending_rows])
+
+    def column(self, metric: MetricRef) -> int:
+        """Which column of `values` a metric is."""
+        return self.metrics.index(metric)
+
+
+def observations(
+    trials: Iterable[FrozenTrial], space: Space, objectives: Sequence[Objective], slos: Sequence[Slo]
+) -> History:
+    """The trials of a study as arrays.
+
+    Trials without an outcome (cancelled, or of someone else's making) and trials whose parameters are not of
+    this space are left out. A measurement without one of the objectives counts as failed by errors.
+    """
+    metrics = tuple(dict.fromkeys([objective.metric for objective in objectives] + [slo.metric for slo in slos]))
+    needed = [objective.metric for objective in objectives]
+    measured: list[tuple[Rows, Measurement]] = []
+    failed: list[tuple[Rows, Reason]] = []
+    pending: list[Rows] = []
+    for trial in sorted(trials, key=lambda trial: trial.number):
+        config = config_of_trial(trial, space)
+        if config is None:
+            continue
+        row = row_of(space, config)
+        if trial.state in (TrialState.RUNNING, TrialState.WAITING):
+            pending.append(row)
+            continue
+        outcome = outcome_of_trial(trial)
+        if isinstance(outcome, Infeasible):
+            failed.append((row, outcome.reason))
+        elif outcome is not None:
+            if any(outcome.value(metric) is None for metric in needed):
+                failed.append((row, Reason.ERRORS))
+            else:
+                measured.append((row, outcome))
+    estimates = [[outcome.metrics.get(str(metric)) for metric in metrics] for _, outcome in measured]
+    shape = (len(measured), len(metrics))
+    return History(
+        metrics=metrics,
+        rows=_stack([row for row, _ in measured], space),
+        values=np.array(
+            [[np.nan if one is None else one.value for one in line] for line in estimates], dtype=np.float64
+        ).reshape(shape),
+        std_errors=np.array(
+            [[0.0 if one is None else one.std_error for one in line] for line in estimates], dtype=np.float64
+        ).reshape(shape),
+        failed_rows=_stack([row for row, _ in failed], space),
+        reasons=tuple(reason for _, reason in failed),
+        pending_rows=_stack(pending, space),
+    )
+
+
+def distributions(space: Space) -> dict[str, BaseDistribution]:
+    """The space as Optuna knows it, for the storage and its dashboard.
+
+    Numeric parameters become ranges on their scale, so that plots have sensible axes; their listed values
+    are a subset of the range, and `Candidates` alone knows which.
+    """
+    return {parameter.name: _distribution(parameter) for parameter in space.parameters}
+
+
+def config_of_trial(trial: FrozenTrial, space: Space) -> Config | None:
+    """The configuration of a trial; `None` when its parameters are incomplete or not of this space."""
+    try:
+        return space.config(trial.params)
+    except (SpaceError, UnknownNameError):
+        return None
+
+
+def outcome_of_trial(trial: FrozenTrial) -> Outcome | None:
+    """The outcome of a trial, or `None` when it has none."""
+    text = trial.user_attrs.get(OUTCOME)
+    return None if text is None else outcome_from_json(str(text))
+
+
+def kind_of_trial(trial: FrozenTrial) -> Kind:
+    """What a trial was for; a search where nothing is said."""
+    return Kind(trial.user_attrs.get(KIND, Kind.SEARCH.value))
+
+
+def outcome_to_json(outcome: Outcome) -> str:
+    """An outcome as JSON text; `outcome_from_json` undoes it."""
+    return _OUTCOME.dump_json(outcome).decode()
+
+
+def outcome_from_json(text: str) -> Outcome:
+    """The outcome that `outcome_to_json` wrote."""
+    return _OUTCOME.validate_json(text)
+
+
+def record(
+    study: Study,
+    trial: Trial,
+    outcome: Outcome,
+    objectives: Sequence[Objective],
+    slos: Sequence[Slo],
+    kind: Kind = Kind.SEARCH,
+) -> FrozenTrial:
+    """Ends a trial with its outcome, as the head of this module says."""
+    trial.set_user_attr(OUTCOME, outcome_to_json(outcome))
+    trial.set_user_attr(KIND, kind.value)
+    if isinstance(outcome, Infeasible):
+        return study.tell(trial, state=TrialState.FAIL)
+    for name, excess in excesses(slos, outcome.values()).items():
+        trial.set_constraint(name, excess)
+    values = [outcome.value(objective.metric) for objective in objectives]
+    if any(value is None for value in values):
+        return study.tell(trial, state=TrialState.FAIL)
+    return study.tell(trial, [value for value in values if value is not None])
+
+
+def _stack(rows: Sequence[Rows], space: Space) -> Rows:
+    return np.array(rows, dtype=np.int16).reshape(len(rows), len(space.parameters))
+
+
+def _distribution(parameter: Parameter) -> BaseDistribution:
+    if parameter.scale is Scale.CATEGORICAL:
+        return CategoricalDistribution(parameter.values)
+    low, high = parameter.values[0], parameter.values[-1]
+    logarithmic = parameter.scale is Scale.LOG and float(low) > 0
+    if all(isinstance(value, int) for value in parameter.values):
+        return IntDistribution(int(low), int(high), log=logarithmic)
+    return FloatDistribution(float(low), float(high), log=logarithmic)
