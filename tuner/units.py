@@ -77,29 +77,35 @@ def parse_quantity(text: str | int | float, dimension: Dimension) -> float:
         UnitError: it does not parse, is not finite, has no unit, or a unit of another dimension.
     """
     units = _UNITS[dimension]
-    example = _example(dimension)
+    written = example(dimension)
     if isinstance(text, bool) or not isinstance(text, str | int | float):
-        raise UnitError(f"{text!r} is no quantity. Write for example {example}.")
+        raise UnitError(f"{text!r} is no quantity. Write for example {written}.")
     match = _QUANTITY.match(str(text))
     if match is None:
-        raise UnitError(f"{text!r} is no quantity. Write a number and a unit, for example {example}.")
+        raise UnitError(f"{text!r} is no quantity. Write a number and a unit, for example {written}.")
     dollar, number, unit = match.groups()
     if dollar:
         unit = "$" + unit
     if unit not in units:
         if not unit:
-            raise UnitError(f"{text!r} has no unit. Write for example {example}.")
+            raise UnitError(f"{text!r} has no unit. Write for example {written}.")
         known = [name for name in units if name]
         raise UnitError(
             f"{text!r} has the unit {unit!r}, which is none of {dimension.name.lower()}. {did_you_mean(unit, known)}"
         )
     value = float(number) * units[unit]
     if not math.isfinite(value):
-        raise UnitError(f"{text!r} is not finite. Write for example {example}.")
+        raise UnitError(f"{text!r} is not finite. Write for example {written}.")
     return value
 
 
-def _example(dimension: Dimension) -> str:
+def unit_names(dimension: Dimension) -> tuple[str, ...]:
+    """The units that a quantity may carry; an empty one where a bare number is enough."""
+    return tuple(_UNITS[dimension])
+
+
+def example(dimension: Dimension) -> str:
+    """A quantity as it is written."""
     return {
         Dimension.TIME: "50 ms",
         Dimension.BYTES: "4 GiB",
