@@ -1,10 +1,64 @@
+# make quickstart   tunes a bundled model with a real server; sets up everything it needs
+# make test         the tests; sets up everything they need
+# make images       container images of the engines that have no small one of their own
+
 PYTHON ?= python3
 TUNER_BASE_IMAGE ?= python:3.11-slim
+export TUNER_BASE_IMAGE
 
-.PHONY: images image-triton
+VENV := .venv
+BIN := $(VENV)/bin
+DOCKER := $(shell docker info >/dev/null 2>&1 && echo yes)
+TRITON_IMAGE := serving-tuner/triton:2.51
+VLLM_IMAGE := serving-tuner/vllm-cpu:0.32.0
+QUICKSTART_NEEDS := $(if $(DOCKER),image-triton,$(VENV)/triton)
 
-# Images of the engines that have no small one of their own.
-images: image-triton
+.PHONY: quickstart test test-engines check format images image-triton image-vllm clean
+
+quickstart: $(VENV)/installed $(QUICKSTART_NEEDS) .quickstart/encoder.onnx
+	$(BIN)/tune run examples/quickstart/study.yaml
+
+test: $(VENV)/dev
+	$(BIN)/python -m pytest -m "not engine"
+
+test-engines: $(VENV)/dev
+	$(BIN)/python -m pytest -m engine
+
+check: $(VENV)/dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(VENV)/dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+images: image-triton image-vllm
 
 image-triton:
-	docker build --build-arg BASE=$(TUNER_BASE_IMAGE) -t serving-tuner/triton:2.51 runners/images/triton
+	docker build --build-arg BASE=$(TUNER_BASE_IMAGE) -t $(TRITON_IMAGE) runners/images/triton
+
+image-vllm:
+	BASE=$(TUNER_BASE_IMAGE) runners/images/vllm-cpu/build
+
+.quickstart/encoder.onnx: examples/quickstart/make_encoder.py $(VENV)/installed
+	mkdir -p .quickstart
+	$(BIN)/python examples/quickstart/make_encoder.py --out $@
+
+$(VENV)/bin/python:
+	scripts/make-venv $(PYTHON) $(VENV)
+
+$(VENV)/installed: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(BIN)/pip install -q -c constraints.txt -e .
+	touch $@
+
+$(VENV)/triton: $(VENV)/installed
+	$(BIN)/pip install -q -c constraints.txt -e '.[triton]'
+	touch $@
+
+$(VENV)/dev: $(VENV)/installed
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) .quickstart .pytest_cache .mypy_cache .ruff_cache

@@ -106,6 +106,10 @@ class Runner(Protocol):
         """JSON Schema of the options."""
         ...
 
+    def answers(self) -> bool:
+        """Whether what servers are started in is there at all (a daemon); quick, and never raises."""
+        ...
+
     def check(self, spec: LaunchSpec, device: DeviceType) -> None:
         """That this runner can start such a server here, without starting it.
 

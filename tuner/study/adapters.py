@@ -6,11 +6,13 @@ import importlib.metadata
 import importlib.util
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, cast
 
 from tuner.errors import AdapterError, UnknownNameError
 from tuner.ports import LoadDriver, Runner, SearchSpace
+from tuner.study.definition import AUTO, Study
 
 SEARCH_SPACES: Final = "tuner.search_spaces"
 RUNNERS: Final = "tuner.runners"
@@ -57,6 +59,14 @@ def search_space(name: str, options: Mapping[str, object]) -> SearchSpace:
 def runner(name: str, options: Mapping[str, object]) -> Runner:
     """The runner `name`, made with its options; raises what `load` raises, and OptionsError."""
     return cast(Runner, load(RUNNERS, name)(options))
+
+
+def with_runner_resolved(study: Study) -> Study:
+    """The study with the runner `auto` replaced: containers where a daemon answers, else processes."""
+    if study.runner.name != AUTO:
+        return study
+    name = "docker" if runner("docker", {}).answers() else "process"
+    return replace(study, runner=replace(study.runner, name=name))
 
 
 def load_driver(name: str = "default") -> LoadDriver:

@@ -6,8 +6,9 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
-from pydantic import TypeAdapter
+from pydantic import ConfigDict, TypeAdapter
 
 from tuner.errors import UsageError
 from tuner.objective import Objective
@@ -15,6 +16,9 @@ from tuner.parameter import Value
 from tuner.ports import ServingTask
 from tuner.slo import Slo
 from tuner.trial import TrialPlan
+
+AUTO: Final = "auto"
+"""Sampler: our own. Runner: containers where a Docker daemon answers, else local processes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +70,7 @@ class SearchOptions:
     Attributes:
         overrides: domains that the user sets.
         budget: what may be spent.
-        sampler: our strategy (`auto`), or any Optuna sampler by name.
+        sampler: our own (`auto`), or any Optuna sampler by name.
         confirmations: how often winner and default are measured again, in turn, before the winner is
             recommended.
         seed: of every random choice.
@@ -74,7 +78,7 @@ class SearchOptions:
 
     overrides: tuple[Override, ...] = ()
     budget: Budget = field(default_factory=lambda: Budget(trials=20))
-    sampler: str = "auto"
+    sampler: str = AUTO
     confirmations: int = 2
     seed: int = 0
 
@@ -110,15 +114,29 @@ class Study:
     def fingerprint(self) -> str:
         """Hash of all that makes two trials comparable.
 
-        Budget, sampler, seed, storage, exports and confirmations may change between runs of one study;
-        model, devices, workload, engine, runner, objectives, SLOs, domains and the trial plan may not.
+        Budget, sampler, seed, storage, exports, confirmations and the runner's options may change between
+        runs of one study; model, devices, workload, engine, the kind of runner, objectives, SLOs, domains and
+        the trial plan may not.
         """
         parts = _ADAPTER.dump_python(self, mode="json")
         for name in ("storage", "exports", "name"):
             parts.pop(name)
         parts["search"] = parts["search"]["overrides"]
+        parts["runner"] = parts["runner"]["name"]
         text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-_ADAPTER = TypeAdapter(Study)
+def definition_json(study: Study) -> str:
+    """The study as JSON, without its storage URL, which may hold a password."""
+    parts = _ADAPTER.dump_python(study, mode="json")
+    parts["storage"] = ""
+    return json.dumps(parts)
+
+
+def study_from_json(text: str, storage: str) -> Study:
+    """The study that `definition_json` wrote, in the storage it was found in."""
+    return _ADAPTER.validate_python({**json.loads(text), "storage": storage})
+
+
+_ADAPTER: Final = TypeAdapter(Study, config=ConfigDict(ser_json_inf_nan="constants"))

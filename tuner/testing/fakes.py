@@ -236,6 +236,10 @@ class FakeRunner:
         """JSON Schema of the options."""
         return FakeRunnerOptions.model_json_schema()
 
+    def answers(self) -> bool:
+        """Always."""
+        return True
+
     def check(self, spec: LaunchSpec, device: DeviceType) -> None:
         """Accepts what `FakeSearchSpace` launches, and nothing else."""
         if _CONFIG not in spec.environment:

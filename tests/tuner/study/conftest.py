@@ -1,0 +1,62 @@
+"""Studies on the public fakes: no server, no waiting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tuner.device import DeviceType
+from tuner.metric import MetricRef
+from tuner.objective import Objective
+from tuner.ports import ModelSource, ServingTask
+from tuner.slo import Slo
+from tuner.study.definition import AdapterChoice, Budget, SearchOptions, Study
+from tuner.testing.fakes import installed
+from tuner.trial import TrialPlan
+from tuner.workload import ClosedLoop, TemplateShapes, Workload
+
+StudyMaker = Callable[..., Study]
+
+
+@pytest.fixture
+def make_study(tmp_path: Path) -> Iterator[StudyMaker]:
+    """Makes studies on the fake engine and runner, stored in a file of the test's own."""
+
+    def make(
+        *,
+        name: str = "study",
+        trials: int = 5,
+        slos: tuple[str, ...] = ("p99(latency) <= 200 ms",),
+        objectives: tuple[str, ...] = ("throughput",),
+        confirmations: int = 1,
+        failures: dict[int, str] | None = None,
+        seconds: float = 0.0,
+        sampler: str = "RandomSampler",
+        clients: int = 32,
+        storage: str | None = None,
+        budget: Budget | None = None,
+    ) -> Study:
+        workload = Workload(arrival=ClosedLoop(clients=clients), requests=TemplateShapes(path="/infer"))
+        bounds = tuple(Slo.parse(text) for text in slos)
+        return Study(
+            name=name,
+            task=ServingTask(
+                model=ModelSource(name="model"),
+                devices=(DeviceType(name="cpu-4", cpus=4, price_per_hour=0.2),),
+                workload=workload,
+            ),
+            engine=AdapterChoice(name="fake"),
+            runner=AdapterChoice(name="fake", options={"failures": failures or {}, "seconds": seconds}),
+            slos=bounds,
+            objectives=tuple(Objective(MetricRef.parse(text)) for text in objectives),
+            search=SearchOptions(
+                budget=budget or Budget(trials=trials), sampler=sampler, confirmations=confirmations
+            ),
+            plan=TrialPlan(workload=workload, slos=bounds),
+            storage=storage or f"sqlite:///{tmp_path / 'study.db'}",
+        )
+
+    with installed():
+        yield make

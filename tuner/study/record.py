@@ -1,0 +1,79 @@
+"""Trials of a study as they were recorded."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from tuner.objective import Objective
+from tuner.parameter import Config
+from tuner.slo import Slo, excesses
+from tuner.strategies.history import Kind
+from tuner.trial import Infeasible, Measurement, Outcome, Phases
+
+
+class State(enum.Enum):
+    """How far a recorded trial has come."""
+
+    RUNNING = "running"
+    DONE = "done"
+    INTERRUPTED = "interrupted"
+    FAULT = "fault"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialRecord:
+    """One trial.
+
+    Attributes:
+        number: in the study, from 0.
+        kind: search, or a repeat that confirms.
+        state: only `DONE` trials have an outcome.
+        config: what was tried.
+        outcome: what came of it.
+        started, ended: wall clock, where known.
+        fault: what went wrong on our side, for `FAULT`.
+    """
+
+    number: int
+    kind: Kind
+    state: State
+    config: Config
+    outcome: Outcome | None = None
+    started: datetime | None = None
+    ended: datetime | None = None
+    fault: str = ""
+
+    @property
+    def measurement(self) -> Measurement | None:
+        """The outcome where it is a measurement."""
+        return self.outcome if isinstance(self.outcome, Measurement) else None
+
+    @property
+    def failure(self) -> Infeasible | None:
+        """The outcome where the configuration is infeasible."""
+        return self.outcome if isinstance(self.outcome, Infeasible) else None
+
+    @property
+    def phases(self) -> Phases:
+        """Where its wall time went."""
+        return self.outcome.phases if self.outcome is not None else Phases()
+
+    def objective_values(self, objectives: Sequence[Objective]) -> list[float] | None:
+        """The objectives' values, or `None` unless the trial has every one of them."""
+        measurement = self.measurement
+        if measurement is None:
+            return None
+        values = [measurement.value(objective.metric) for objective in objectives]
+        return [value for value in values if value is not None] if None not in values else None
+
+    def excess(self, slos: Iterable[Slo]) -> dict[str, float]:
+        """`Slo.excess` by bound; empty without a measurement."""
+        measurement = self.measurement
+        return {} if measurement is None else excesses(slos, measurement.values())
+
+    def holds(self, slos: Iterable[Slo]) -> bool:
+        """Whether it was measured and every bound held."""
+        return self.measurement is not None and all(value <= 0 for value in self.excess(slos).values())

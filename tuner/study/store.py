@@ -1,0 +1,392 @@
+"""The study in its Optuna storage: opened, asked, told, and picked up again after an interruption.
+
+Optuna owns study and trials, so optuna-dashboard opens a study as it is. What we keep beside:
+
+=================  ==========================================================================
+study attribute
+``fingerprint``    hash of what makes two trials comparable
+``definition``     the study as JSON, without storage URL
+``study_id``       unique id that labels containers and processes
+``sessions``       one entry per run of the loop: wall time and how much of it was trials
+trial attribute
+``kind``           search or confirm
+``outcome``        the measurement or the infeasibility, written before the trial is told
+``lease``          who is at work on it
+``ended_as``       interrupted or fault, for trials without an outcome; ``fault`` says which
+=================  ==========================================================================
+
+A measured trial is COMPLETE with its objective values and constraints. An infeasible one is FAIL with
+its outcome: Optuna demands values of a complete trial, and none is ever invented.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import optuna
+import sqlalchemy.exc
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, TrialState
+
+from tuner.errors import StorageError, StudyMismatchError, TunerError, UnknownNameError, UsageError
+from tuner.metric import Direction
+from tuner.parameter import Config
+from tuner.space import Space
+from tuner.strategies.history import KIND, OUTCOME, Kind, distributions, outcome_from_json, outcome_to_json
+from tuner.study.definition import Study, definition_json
+from tuner.study.lease import RENEW_EVERY_S, Lease
+from tuner.study.record import State, TrialRecord
+from tuner.trial import Attempt, Outcome
+
+_FINGERPRINT: Final = "fingerprint"
+_DEFINITION: Final = "definition"
+_STUDY_ID: Final = "study_id"
+_SESSIONS: Final = "sessions"
+_LEASE: Final = "lease"
+_ENDED_AS: Final = "ended_as"
+_FAULT: Final = "fault"
+_LEASELESS_S: Final = 10.0
+"""A running trial this old without a lease belongs to a process that died while asking."""
+
+
+class StudyStore:
+    """One study in its storage.
+
+    Args:
+        study: what is tuned.
+        space: its search space, overrides applied.
+        create: false to open only what is there.
+
+    Raises:
+        StudyMismatchError: the storage holds another study under this name.
+        StorageError: the storage cannot be reached, read or written.
+        UsageError: the storage URL makes no sense.
+    """
+
+    def __init__(self, study: Study, space: Space, *, create: bool = True) -> None:
+        self._study = study
+        self._space = space
+        self._distributions: dict[str, BaseDistribution] = distributions(space)
+        self._renewed = 0.0
+        if not create:
+            stored_definition(study.name, study.storage)
+        with translated_errors(study.storage):
+            self.optuna = optuna.create_study(
+                study_name=study.name,
+                storage=open_storage(study.storage),
+                directions=[objective.direction.value for objective in study.objectives],
+                sampler=_Preset({}),
+                load_if_exists=True,
+            )
+            self._adopt()
+
+    def _adopt(self) -> None:
+        attributes = self.optuna.user_attrs
+        if _FINGERPRINT not in attributes:
+            if self.optuna.get_trials(deepcopy=False):
+                raise StudyMismatchError(
+                    f"{redacted(self._study.storage)} holds a study {self._study.name!r} that was not made by tune. "
+                    "Choose another name or storage."
+                )
+            self.optuna.set_user_attr(_STUDY_ID, uuid.uuid4().hex)
+            self.optuna.set_user_attr(_DEFINITION, definition_json(self._study))
+            self.optuna.set_metric_names([str(objective) for objective in self._study.objectives])
+            self.optuna.set_user_attr(_FINGERPRINT, self._study.fingerprint)
+            return
+        directions = [Direction(direction.name.lower()) for direction in self.optuna.directions]
+        if attributes[_FINGERPRINT] != self._study.fingerprint or directions != [
+            objective.direction for objective in self._study.objectives
+        ]:
+            raise StudyMismatchError(
+                f"{redacted(self._study.storage)} holds a different study named {self._study.name!r}: its model, "
+                "devices, workload, SLO, objective, search space, engine, runner or trial plan differ, so its trials "
+                "cannot be compared. Give the study another name, or another storage."
+            )
+
+    @property
+    def study_id(self) -> str:
+        """Unique id of the study."""
+        return str(self.optuna.user_attrs[_STUDY_ID])
+
+    def records(self) -> list[TrialRecord]:
+        """Every trial, by number."""
+        with translated_errors(self._study.storage):
+            trials = self.optuna.get_trials(deepcopy=False)
+        return [record for trial in trials if (record := self._record(trial)) is not None]
+
+    def ask(self, sampler: BaseSampler, kind: Kind, token: str) -> tuple[Attempt, Config]:
+        """Opens a trial whose configuration `sampler` chooses."""
+        with translated_errors(self._study.storage):
+            self.optuna.sampler = _Claiming(sampler, Lease.of_this_process(token), kind)
+            trial = self.optuna.ask(self._distributions)
+            self._renewed = time.monotonic()
+        config = self._space.config(trial.params)
+        return Attempt(study_id=self.study_id, trial=trial.number, token=token), config
+
+    def ask_for(self, config: Config, kind: Kind, token: str) -> Attempt:
+        """Opens a trial of a given configuration."""
+        attempt, _ = self.ask(_Preset(self._space.complete(config)), kind, token)
+        return attempt
+
+    def renew(self, attempt: Attempt) -> None:
+        """Says that the attempt is still at work; cheap to call often."""
+        if time.monotonic() - self._renewed < RENEW_EVERY_S:
+            return
+        self._renewed = time.monotonic()
+        self._set(attempt.trial, _LEASE, Lease.of_this_process(attempt.token).to_json())
+
+    def tell(self, attempt: Attempt, outcome: Outcome) -> TrialRecord:
+        """Stores what came of an attempt.
+
+        Raises:
+            StorageError: the storage refused, or the trial was meanwhile given to another attempt.
+        """
+        with translated_errors(self._study.storage):
+            held = self._trial(attempt.trial).user_attrs.get(_LEASE)
+        if held is not None and Lease.from_json(held).token != attempt.token:
+            raise StorageError(
+                f"Trial {attempt.trial} was meanwhile taken over by another process; its result is not stored twice."
+            )
+        self._set(attempt.trial, OUTCOME, outcome_to_json(outcome))
+        self._finish(attempt.trial, outcome)
+        return self._told(attempt.trial)
+
+    def give_up(self, attempt: Attempt, ended_as: State, fault: str = "") -> TrialRecord:
+        """Closes an attempt that has no result: it was interrupted, or failed by our own fault."""
+        if fault:
+            self._set(attempt.trial, _FAULT, fault)
+        self._set(attempt.trial, _ENDED_AS, ended_as.value)
+        with translated_errors(self._study.storage):
+            self.optuna.tell(attempt.trial, state=TrialState.FAIL, skip_if_finished=True)
+        return self._told(attempt.trial)
+
+    def recover(self) -> list[TrialRecord]:
+        """Closes the trials of processes that died: those with an outcome are told, others interrupted."""
+        recovered = []
+        with translated_errors(self._study.storage):
+            running = self.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        for trial in running:
+            outcome = trial.user_attrs.get(OUTCOME)
+            lease = trial.user_attrs.get(_LEASE)
+            if lease is not None and Lease.from_json(lease).alive():
+                continue
+            if lease is None and _age_s(trial) < _LEASELESS_S:
+                continue
+            if outcome is not None:
+                self._finish(trial.number, outcome_from_json(outcome))
+            else:
+                self._set(trial.number, _ENDED_AS, State.INTERRUPTED.value)
+                with translated_errors(self._study.storage):
+                    self.optuna.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+            recovered.append(self._told(trial.number))
+        return [record for record in recovered if record is not None]
+
+    def unclaimed(self) -> bool:
+        """Whether a running trial has no lease yet: a process is asking, or died while it asked."""
+        with translated_errors(self._study.storage):
+            running = self.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        return any(_LEASE not in trial.user_attrs for trial in running)
+
+    def add_session(self, session: Mapping[str, float | str]) -> None:
+        """Keeps what a run of the loop spent; a session with the same `id` is replaced."""
+        with translated_errors(self._study.storage):
+            sessions = [s for s in self.optuna.user_attrs.get(_SESSIONS, []) if s["id"] != session["id"]]
+            self.optuna.set_user_attr(_SESSIONS, [*sessions, dict(session)])
+
+    def sessions(self) -> list[dict[str, float | str]]:
+        """What the runs of the loop spent, in order."""
+        with translated_errors(self._study.storage):
+            return list(self.optuna.user_attrs.get(_SESSIONS, []))
+
+    def _finish(self, number: int, outcome: Outcome) -> None:
+        """Tells Optuna an outcome that is already in the trial's attributes; may be called again."""
+        with translated_errors(self._study.storage):
+            trial = self._trial(number)
+            if trial.state.is_finished():
+                return
+            record = TrialRecord(
+                number=number, kind=Kind.SEARCH, state=State.DONE, config=self._config(trial), outcome=outcome
+            )
+            handle = optuna.trial.Trial(self.optuna, trial._trial_id)
+            known = trial.constraints
+            for key, excess in record.excess(self._study.slos).items():
+                if key not in known:
+                    handle.set_constraint(key, excess)
+            values = record.objective_values(self._study.objectives)
+            if values is None:
+                self.optuna.tell(number, state=TrialState.FAIL)
+            else:
+                self.optuna.tell(number, values)
+
+    def _told(self, number: int) -> TrialRecord:
+        with translated_errors(self._study.storage):
+            record = self._record(self._trial(number))
+        assert record is not None
+        return record
+
+    def _trial(self, number: int) -> FrozenTrial:
+        return self.optuna.get_trials(deepcopy=False)[number]
+
+    def _set(self, number: int, key: str, value: str) -> None:
+        with translated_errors(self._study.storage):
+            self.optuna._storage.set_trial_user_attr(self._trial(number)._trial_id, key, value)
+
+    def _config(self, trial: FrozenTrial) -> Config:
+        return self._space.config(trial.params)
+
+    def _record(self, trial: FrozenTrial) -> TrialRecord | None:
+        """The record of an Optuna trial; `None` for one that died before its configuration was complete."""
+        if set(trial.params) != set(self._space.names):
+            return None
+        outcome = trial.user_attrs.get(OUTCOME)
+        if trial.state is TrialState.RUNNING:
+            state = State.RUNNING
+        elif outcome is not None:
+            state = State.DONE
+        else:
+            state = State(trial.user_attrs.get(_ENDED_AS, State.INTERRUPTED.value))
+        return TrialRecord(
+            number=trial.number,
+            kind=Kind(trial.user_attrs.get(KIND, Kind.SEARCH.value)),
+            state=state,
+            config=self._config(trial),
+            outcome=outcome_from_json(outcome) if outcome is not None and state is State.DONE else None,
+            started=trial.datetime_start,
+            ended=trial.datetime_complete,
+            fault=str(trial.user_attrs.get(_FAULT, "")),
+        )
+
+
+class _Claiming(BaseSampler):
+    """Passes everything on to a sampler, and writes the lease the moment the trial exists."""
+
+    def __init__(self, inner: BaseSampler, lease: Lease, kind: Kind) -> None:
+        self._inner = inner
+        self._lease = lease
+        self._kind = kind
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        study._storage.set_trial_user_attr(trial._trial_id, _LEASE, self._lease.to_json())
+        study._storage.set_trial_user_attr(trial._trial_id, KIND, self._kind.value)
+        self._inner.before_trial(study, trial)
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return self._inner.infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return self._inner.sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        return self._inner.sample_independent(study, trial, param_name, param_distribution)
+
+
+class _Preset(BaseSampler):
+    """Chooses given values."""
+
+    def __init__(self, values: Mapping[str, object]) -> None:
+        self._values = dict(values)
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return {}
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return {}
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        return self._values[param_name]
+
+
+def stored_definition(name: str, storage: str) -> str:
+    """The definition, as JSON, of the study called `name`.
+
+    Raises:
+        UsageError: the storage holds no study of that name made by tune.
+    """
+    path = storage.removeprefix("sqlite:///")
+    if path != storage and not Path(path).exists():
+        raise UsageError(f"There is no storage {path}. Run the study first, or name its storage.")
+    with translated_errors(storage):
+        opened = open_storage(storage)
+        names = optuna.study.get_all_study_names(opened)
+        if name not in names:
+            raise UnknownNameError("study", name, names)
+        attributes = optuna.load_study(study_name=name, storage=opened, sampler=_Preset({})).user_attrs
+    if _DEFINITION not in attributes:
+        raise UsageError(f"The study {name!r} in {redacted(storage)} was not made by tune.")
+    return str(attributes[_DEFINITION])
+
+
+def open_storage(url: str) -> optuna.storages.BaseStorage:
+    """The Optuna storage at a URL, without Optuna's chatter."""
+    optuna.logging.set_verbosity(logging.WARNING)
+    return optuna.storages.get_storage(url)
+
+
+def redacted(url: str) -> str:
+    """A storage URL without its password."""
+    return re.sub(r"(//[^:/@]*):[^@]*@", r"\1:***@", url)
+
+
+@contextlib.contextmanager
+def translated_errors(url: str) -> Iterator[None]:
+    """Turns what the database and Optuna raise into errors with a remedy, never showing a password."""
+    place = redacted(url)
+    try:
+        yield
+    except TunerError:
+        raise
+    except sqlalchemy.exc.ArgumentError as error:
+        raise UsageError(
+            f"{place} is no storage URL. Write for example sqlite:///study.db or postgresql://user@host/database."
+        ) from error
+    except (ModuleNotFoundError, ImportError) as error:
+        raise UsageError(
+            f"The storage {place} needs a driver that is not installed ({error.name}). "
+            "For PostgreSQL: pip install 'serving-tuner[postgresql]'."
+        ) from error
+    except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as error:
+        cause = str(getattr(error.__cause__ or error, "orig", None) or error.__cause__ or error).splitlines()[0]
+        raise StorageError(f"The storage {place} refused: {cause} {_remedy(cause)}".rstrip()) from error
+
+
+def _remedy(cause: str) -> str:
+    text = cause.lower()
+    if "full" in text or "disk i/o" in text:
+        return "Free some space; the study goes on where it was when the same command runs again."
+    if "unable to open" in text:
+        return "Check that its folder exists and can be written."
+    if "readonly" in text or "read-only" in text:
+        return "Make the file writable, or choose another storage."
+    if "locked" in text:
+        return "Another program holds the database; run the same command again."
+    if "not a database" in text:
+        return "That file is something else; choose another name."
+    return ""
+
+
+def _age_s(trial: FrozenTrial) -> float:
+    if trial.datetime_start is None:
+        return float("inf")
+    return (datetime.now(UTC).replace(tzinfo=None) - _as_utc(trial.datetime_start)).total_seconds()
+
+
+def _as_utc(moment: datetime) -> datetime:
+    """Optuna stores local time without a zone."""
+    return moment.astimezone(UTC).replace(tzinfo=None)
