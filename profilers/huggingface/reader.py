@@ -1,0 +1,84 @@
+"""Hugging Face models: a folder or its `config.json` becomes a `ModelGraph`; weights are not needed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Final
+
+from profilers.huggingface.decoder import Decoder
+from profilers.huggingface.encoder import TEXT_ENCODERS, image_encoder, text_encoder
+from profilers.huggingface.fields import Fields
+from profilers.huggingface.quantization import read_quantization
+from profilers.huggingface.vision import vision_tower
+from tuner.errors import ModelError
+from tuner.model_graph import ModelGraph
+from tuner.step import NumberFormat
+
+_TIED_UNLESS_SAID: Final = frozenset({"gemma", "gemma2", "gemma3", "gemma3_text", "gemma4", "gemma4_text"})
+
+
+class HuggingFaceReader:
+    """Reads `config.json` (dense, grouped-query, sliding-window, latent-attention, mixture-of-experts and
+    linear-attention decoders; BERT-like and vision encoders)."""
+
+    def accepts(self, path: Path) -> bool:
+        """Whether `path` is a `config.json` or a folder that holds one."""
+        return (path / "config.json").is_file() if path.is_dir() else path.name.endswith("config.json")
+
+    def read(self, path: Path, weights: NumberFormat | None = None) -> ModelGraph:
+        """The model at `path`.
+
+        Args:
+            path: the folder or the file.
+            weights: read it as if its weights were stored so, instead of as it says.
+
+        Raises:
+            ModelError: the file is missing, is no configuration, or lacks a key.
+        """
+        file = path / "config.json" if path.is_dir() else path
+        try:
+            values = json.loads(file.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ModelError(f"{file} cannot be read: {error.strerror}. Give a folder with a config.json.") from error
+        except ValueError as error:
+            raise ModelError(
+                f"{file} is no JSON: {error}. Restore the file that the model's authors published."
+            ) from error
+        if not isinstance(values, dict):
+            raise ModelError(f"{file} holds a {type(values).__name__}, not an object. Give a model's config.json.")
+        name = path.name if path.is_dir() else path.parent.name
+        return read_config(Fields(values, str(file)), name.replace("--", "/"), weights)
+
+
+def read_config(config: Fields, name: str, weights: NumberFormat | None = None) -> ModelGraph:
+    """The model that a parsed configuration describes; see `HuggingFaceReader.read`."""
+    family = config.text("model_type", default="unknown")
+    if family in TEXT_ENCODERS:
+        return ModelGraph(
+            name=name, family=family, operators=text_encoder(config),
+            layers=config.integer("num_hidden_layers", "n_layers"), hidden=config.integer("hidden_size", "dim"),
+            max_context=config.optional("max_position_embeddings"), generates=False,
+        )  # fmt: skip
+    if family in ("vit", "deit"):
+        return ModelGraph(
+            name=name, family=family, operators=image_encoder(config), layers=config.integer("num_hidden_layers"),
+            hidden=config.integer("hidden_size"), max_context=None, generates=False,
+        )  # fmt: skip
+    text = config.fields("text_config") or config
+    quantization, assumptions = read_quantization(text if "quantization_config" in text else config)
+    if weights is not None:
+        quantization = quantization.with_format(weights)
+    tied = config.flag(
+        "tie_word_embeddings", default=text.flag("tie_word_embeddings", default=family in _TIED_UNLESS_SAID)
+    )
+    decoder = Decoder(text, quantization, tied)
+    operators = decoder.operators()
+    vision = config.fields("vision_config")
+    if vision is not None:
+        tower, more = vision_tower(family, vision, decoder.hidden)
+        operators, assumptions = (*operators, *tower), (*assumptions, *more)
+    return ModelGraph(
+        name=name, family=family, operators=operators, layers=decoder.layers, hidden=decoder.hidden,
+        max_context=decoder.max_context, assumptions=(*assumptions, *decoder.assumptions),
+    )  # fmt: skip
