@@ -28,6 +28,7 @@ from tuner.cost import with_costs
 from tuner.device import DeviceKind, DeviceType
 from tuner.errors import Fault, ModelError, OptionsError, TrialFault, UnavailableError
 from tuner.launch import CompletionRequest, HealthCheck, LaunchSpec, RequestSpec, Target, TemplateRequest
+from tuner.launch_texts import container_texts
 from tuner.metric import TOKEN_METRICS, Metric, MetricRef
 from tuner.parameter import DEVICE, Condition, Config, Parameter, Scale
 from tuner.ports import ServingTask
@@ -203,7 +204,7 @@ class FakeSearchSpace:
             request = CompletionRequest(model_name="fake", shapes=shapes, token_ids=(1, 1000))
         return LaunchSpec(
             argv=("fake-server", "--port", "{port}"),
-            environment={_CONFIG: config.to_json()},
+            environment={_CONFIG: config.to_json().replace("{", "{{").replace("}", "}}")},
             image="fake-server:1" if target is Target.CONTAINER else None,
             health=HealthCheck(path="/health", deadline_s=10.0),
             request=request,
@@ -254,7 +255,7 @@ class FakeRunner:
         watch: Callable[[Progress], None],
     ) -> Outcome:
         """The outcome of one configuration, after `seconds`."""
-        config = Config.from_json(spec.environment[_CONFIG])
+        config = Config.from_json(container_texts(spec).environment[_CONFIG])
         self.ran.append((attempt, config))
         for phase in (Phase.STARTING, Phase.WARMING_UP, Phase.LOADING):
             watch(Progress(phase=phase, expected_s=self.options.seconds / 3))

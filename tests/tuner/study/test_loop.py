@@ -63,7 +63,7 @@ def test_winner_that_fails_when_run_again_is_not_recommended(make_study: StudyMa
     assert again.best.config != failed.config
 
 
-@pytest.mark.parametrize("reason", [reason for reason in Reason])
+@pytest.mark.parametrize("reason", list(Reason))
 def test_infeasible_trial_is_kept_counted_and_never_the_winner(make_study: StudyMaker, reason: Reason) -> None:
     result = tuner.tune(make_study(trials=4, failures={1: reason.value}))
     record = result.records[1]
