@@ -1,0 +1,216 @@
+"""Measuring a server: one load, or a search for the highest rate."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final
+
+from runners.load.arrivals import Arrivals, DrawnArrivals, TraceArrivals, count_between
+from runners.load.client import Client
+from runners.load.exchange import Exchange
+from runners.load.http_head import Endpoint
+from runners.load.lateness import by_window, generator_bound
+from runners.load.load import Load, LoadResult, Spectator
+from runners.load.measurement import summarise
+from runners.load.pacing import ClosedLoopPacer, OpenLoopPacer
+from runners.load.rate_probe import HopelessProbe, Verdict, judge
+from runners.load.rate_search import RateSearch
+from runners.load.source import Magazine, make_source
+from tuner.errors import GeneratorBoundError, UnavailableError
+from tuner.launch import RequestSpec
+from tuner.metric import Metric
+from tuner.trial import Estimate, Measurement, Progress, RateProbe, TrialPlan
+from tuner.workload import ClosedLoop, OpenLoop, RateBracket, TraceReplay
+
+_CONNECT_TRIES: Final = 5
+_CONNECT_PAUSE_S: Final = 0.2
+_CONNECT_TIMEOUT_S: Final = 3.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Probed:
+    """A load, summed up and judged."""
+
+    measurement: Measurement
+    verdict: Verdict
+    served_rps: float | None
+    bound_by_generator: str | None
+
+
+class Meter:
+    """Measures one server under one plan; use once."""
+
+    def __init__(
+        self, endpoint: Endpoint, request: RequestSpec, plan: TrialPlan, report: Callable[[Progress], None]
+    ) -> None:
+        self._endpoint = endpoint
+        self._plan = plan
+        self._report = report
+        arrival = plan.workload.arrival
+        trace = TraceArrivals(arrival) if isinstance(arrival, TraceReplay) else None
+        row = trace.trace_row if trace is not None else _no_row
+        self._trace = trace
+        self._magazine = Magazine(make_source(endpoint, request, plan.seed, row))
+
+    async def measure(self) -> Measurement:
+        """The server under the plan's workload.
+
+        Raises:
+            UnavailableError: nothing answers.
+            GeneratorBoundError: the generator set the numbers.
+        """
+        await reach(self._endpoint)
+        arrival = self._plan.workload.arrival
+        if isinstance(arrival, OpenLoop) and isinstance(arrival.rate_rps, RateBracket):
+            return await self._search(arrival, arrival.rate_rps)
+        if isinstance(arrival, ClosedLoop):
+            result = await self._load().run(lambda send, idle: ClosedLoopPacer(arrival, send, idle))
+        else:
+            result = await self._run_open(self._arrivals(arrival, None), self._load())
+        measurement = summarise(result.records, self._plan)
+        blame = generator_bound(
+            by_window(result.records, self._plan, result.busy), closed_loop=isinstance(arrival, ClosedLoop)
+        )
+        if blame is not None:
+            raise GeneratorBoundError(blame)
+        return measurement
+
+    async def _search(self, arrival: OpenLoop, bracket: RateBracket) -> Measurement:
+        search = RateSearch(bracket)
+        probes: list[RateProbe] = []
+        best: Measurement | None = None
+        last: _Probed | None = None
+        blame: str | None = None
+        while (rate := search.next_rate()) is not None and len(probes) < search.max_probes:
+            last = await self._probe(arrival, rate, bracket, number=len(probes) + 1)
+            probe = RateProbe(rate_rps=rate, held=last.verdict.held, excess=last.verdict.excess)
+            probes.append(probe)
+            if probe.held:
+                best = last.measurement
+            else:
+                # What matters in the end is why the lowest failing rate failed.
+                blame = last.bound_by_generator
+            search.tell(probe, served_rps=last.served_rps)
+        if blame is not None:
+            raise GeneratorBoundError(
+                f"The search for the highest rate ended at {probes[-1].rate_rps:.4g} rps. {blame}"
+            )
+        assert last is not None
+        held, failed = search.held_rps, search.failed_rps
+        if held is None or best is None:
+            return replace(last.measurement, probes=tuple(probes))
+        top = min(failed if failed is not None else held, bracket.high)
+        rate_estimate = Estimate(
+            # The crossing lies between the two rates, anywhere: a uniform distribution's deviation.
+            value=held,
+            low=held,
+            high=max(top, held),
+            std_error=max(top - held, 0.0) / math.sqrt(12),
+        )
+        metrics = {**best.metrics, Metric.MAX_ARRIVAL_RATE.value: rate_estimate}
+        return replace(best, metrics=metrics, probes=tuple(probes))
+
+    async def _probe(self, arrival: OpenLoop, rate: float, bracket: RateBracket, *, number: int) -> _Probed:
+        plan = self._plan
+        arrivals = self._arrivals(arrival, rate)
+        # The lowest rate is measured to its end: if it fails, its numbers are the result.
+        spectator = (
+            HopelessProbe(plan, count_between(arrivals, plan.warmup_s, plan.load_s)) if rate > bracket.low else None
+        )
+        load = self._load(f"probe {number} at {rate:.4g} rps", spectator)
+        try:
+            result = await self._run_open(arrivals, load)
+        except GeneratorBoundError as error:
+            await self._drain()
+            nothing = Measurement(metrics={})
+            verdict = Verdict(held=False, excess=1.0)
+            return _Probed(measurement=nothing, verdict=verdict, served_rps=None, bound_by_generator=str(error))
+        measurement = summarise(result.records, plan)
+        verdict = judge(result.records, measurement, plan)
+        if result.cut_short:
+            verdict = Verdict(held=False, excess=max(verdict.excess, bracket.resolution))
+        blame = generator_bound(by_window(result.records, plan, result.busy), closed_loop=False)
+        if blame is not None:
+            verdict = Verdict(held=False, excess=max(verdict.excess, bracket.resolution))
+        served_rps = None
+        if not verdict.held:
+            served_rps = _capacity(result, rate)
+            await self._drain()
+        return _Probed(measurement=measurement, verdict=verdict, served_rps=served_rps, bound_by_generator=blame)
+
+    async def _drain(self) -> None:
+        """Waits until an overloaded server answers a single request again, or the request times out.
+
+        Servers work on for clients that have gone; the next probe must not find their queue.
+        """
+        settled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def done(exchange: Exchange) -> None:
+            if not settled.done():
+                settled.set_result(None)
+
+        client = Client(self._endpoint, timeout_s=self._plan.request_timeout_s, on_settled=done)
+        prepared, answer = self._magazine.take()
+        now_s = time.perf_counter()
+        exchange = Exchange(prepared, answer, now_s, now_s)
+        client.submit(exchange)
+        try:
+            async with asyncio.timeout(self._plan.request_timeout_s):
+                await settled
+        except TimeoutError:
+            pass
+        finally:
+            await client.close()
+
+    def _load(self, note: str = "", spectator: Spectator | None = None) -> Load:
+        return Load(self._endpoint, self._magazine, self._plan, report=self._report, note=note, spectator=spectator)
+
+    async def _run_open(self, arrivals: Arrivals, load: Load) -> LoadResult:
+        return await load.run(lambda send, idle: OpenLoopPacer(arrivals.times(), send, idle))
+
+    def _arrivals(self, arrival: OpenLoop | TraceReplay, rate: float | None) -> Arrivals:
+        if isinstance(arrival, TraceReplay):
+            return self._trace or TraceArrivals(arrival)
+        if rate is None:
+            assert not isinstance(arrival.rate_rps, RateBracket)
+            rate = arrival.rate_rps
+        return DrawnArrivals(arrival, rate, self._plan.seed)
+
+
+async def reach(endpoint: Endpoint) -> None:
+    """That something accepts connections at `endpoint`; raises UnavailableError if not."""
+    problem: object = None
+    for attempt in range(_CONNECT_TRIES):
+        if attempt:
+            await asyncio.sleep(_CONNECT_PAUSE_S)
+        try:
+            async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+                _, writer = await asyncio.open_connection(endpoint.address, endpoint.port)
+        except TimeoutError:
+            problem = f"no connection within {_CONNECT_TIMEOUT_S:g} s"
+            break
+        except OSError as error:
+            problem = error.strerror or error
+        else:
+            writer.close()
+            return
+    raise UnavailableError(
+        f"Nothing answers at {endpoint.authority} ({problem}). Start the server first, or correct the address."
+    )
+
+
+def _capacity(result: LoadResult, rate_rps: float) -> float | None:
+    """Completed requests/s of a server that does not keep up with the offered rate; `None` if it does."""
+    finished = result.records.finished_s[result.records.completed]
+    # The first half of a load cut short may have been spent on filling the queue.
+    start_s = result.ended_s / 2
+    served = float((finished >= start_s).sum()) / (result.ended_s - start_s)
+    return served if 0 < served < 0.95 * rate_rps else None
+
+
+def _no_row(index: int) -> None:
+    return None

@@ -1,0 +1,118 @@
+"""Judging one probe of the rate search: does this arrival rate hold every SLO?
+
+A rate holds if every bound holds, no more requests fail than the plan tolerates, and nothing queues up
+without end. The last is read from the trend of latency: where a share d of the arriving work is not
+done in time, each request waits d seconds longer per second of load than the one before.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from runners.load.exchange import Exchange, Fate
+from runners.load.load import Spectator
+from runners.load.populations import request_values, window_of
+from runners.load.records import Records
+from runners.load.statistics import rank
+from tuner.metric import Metric
+from tuner.slo import Slo
+from tuner.trial import Measurement, TrialPlan
+
+TOLERATED_TREND: Final = 0.1
+"""Seconds of latency gained per second of load: a tenth of the arriving work is left undone."""
+
+_BLOCKS: Final = 10
+_SIGNIFICANT: Final = 3.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """Whether a rate holds, and how far beyond the worst bound it is (relative; <= 0 holds)."""
+
+    held: bool
+    excess: float
+
+
+def judge(records: Records, measurement: Measurement, plan: TrialPlan) -> Verdict:
+    """The verdict over a probe."""
+    values = measurement.values()
+    bounds = [slo for slo in plan.slos if slo.metric.metric is not Metric.MAX_ARRIVAL_RATE]
+    excesses = [slo.excess(values[slo.metric]) if slo.metric in values else 1.0 for slo in bounds]
+    failed = 1.0 - measurement.completed / measurement.sent if measurement.sent else 0.0
+    if failed > plan.max_error_rate:
+        excesses.append((failed - plan.max_error_rate) / max(plan.max_error_rate, 0.01))
+    trend = latency_trend(records, plan)
+    if trend > TOLERATED_TREND:
+        excesses.append(trend / TOLERATED_TREND - 1.0)
+    worst = max(excesses, default=-1.0)
+    return Verdict(held=worst <= 0, excess=worst)
+
+
+def latency_trend(records: Records, plan: TrialPlan) -> float:
+    """Slope of latency over intended send time within the windows, s/s; 0 where it is not significant."""
+    length = plan.windows * plan.window_s
+    block = window_of(records.due_s, plan.warmup_s, length / _BLOCKS, _BLOCKS)
+    latency = request_values(records, plan.request_timeout_s)[Metric.LATENCY]
+    found = [(index, float(latency[block == index].mean())) for index in range(_BLOCKS) if np.any(block == index)]
+    if len(found) < 4:
+        return 0.0
+    times = np.array([(index + 0.5) * length / _BLOCKS for index, _ in found])
+    means = np.array([mean for _, mean in found])
+    centred = times - times.mean()
+    slope = float(centred @ means / (centred @ centred))
+    residuals = means - means.mean() - slope * centred
+    error = math.sqrt(float(residuals @ residuals) / (len(found) - 2) / float(centred @ centred))
+    return slope if slope > _SIGNIFICANT * error else 0.0
+
+
+class HopelessProbe(Spectator):
+    """Ends a probe as soon as a bound is missed whatever may still come.
+
+    The requests due in the windows are known in number beforehand. Of n, p99 allows n - ceil(0.99 n) to
+    exceed the bound; with one more that do (answered late, failed, or unanswered for longer than the
+    bound already), the rate does not hold, and the rest of the probe would tell nothing more.
+    """
+
+    def __init__(self, plan: TrialPlan, expected: int) -> None:
+        """`expected` requests are due inside the windows."""
+        self._bounds = [
+            (slo, expected - rank(slo.metric.percentile, expected))
+            for slo in plan.slos
+            if expected and slo.metric.percentile is not None and slo.metric.metric in (Metric.LATENCY, Metric.TTFT)
+        ]
+        shares = [slo.bound for slo in plan.slos if slo.metric.metric is Metric.ERROR_RATE]
+        self._failures_allowed = math.floor(min([*shares, plan.max_error_rate]) * expected)
+        self._misses = [0] * len(self._bounds)
+        self._failures = 0
+
+    def settled(self, exchange: Exchange) -> None:
+        failed = exchange.fate is not Fate.COMPLETED
+        self._failures += failed
+        for index, (slo, _) in enumerate(self._bounds):
+            self._misses[index] += failed or _misses(slo, exchange, exchange.finished_s)
+
+    def hopeless(self, open_exchanges: Sequence[Exchange], now_s: float) -> bool:
+        if self._failures > self._failures_allowed:
+            return True
+        for index, (slo, allowed) in enumerate(self._bounds):
+            missed = self._misses[index]
+            for exchange in open_exchanges:
+                if exchange.counted:
+                    if now_s - exchange.due_s <= slo.bound:
+                        break
+                    missed += _misses(slo, exchange, now_s)
+            if missed > allowed:
+                return True
+        return False
+
+
+def _misses(slo: Slo, exchange: Exchange, now_s: float) -> bool:
+    end_s = now_s
+    if slo.metric.metric is Metric.TTFT and exchange.answer.first_s is not None:
+        end_s = exchange.answer.first_s
+    return end_s - exchange.due_s > slo.bound
