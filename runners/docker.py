@@ -1,0 +1,199 @@
+"""The runner whose servers are containers of this machine's Docker daemon."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import docker.errors
+from docker.client import DockerClient
+from pydantic import Field
+
+from runners.attempt_folder import AttemptFolder, abandoned
+from runners.docker_daemon import absent_image, connected, daemon_url, has_image, machine, pull, require_offered
+from runners.docker_server import LABEL, DockerServer, container_texts
+from runners.gpus import nvidia_gpus, require_gpus
+from runners.load.driver import SubprocessLoadDriver
+from runners.options import RunnerOptions, Seconds, checked_options
+from runners.owner import Owner
+from runners.placement import Placement, place
+from runners.served_trial import ServedTrial
+from runners.server_log import Redactor
+from runners.verdict import refusals
+from tuner.device import DeviceKind, DeviceType
+from tuner.errors import UnavailableError
+from tuner.launch import LaunchSpec, Target
+from tuner.ports import LoadDriver
+from tuner.trial import Attempt, Outcome, Phase, Progress, TrialPlan
+from tuner.units import format_bytes
+
+_LEAST_MEMORY_BYTES = 6 * 2**20
+
+
+class DockerOptions(RunnerOptions):
+    """Options of the docker runner."""
+
+    pull: Literal["missing", "never"] = Field(
+        default="missing", description="Whether an image that is not on this machine is pulled."
+    )
+    pull_deadline: Seconds = Field(default=1800.0, description="A pull that takes longer is given up.")
+    base_url: str | None = Field(
+        default=None,
+        pattern=r"^unix:///",
+        description="Socket of the daemon; by default DOCKER_HOST, or unix:///var/run/docker.sock.",
+    )
+    network: str | None = Field(
+        default=None,
+        pattern=r"^(?!host$|none$|container:)",
+        description="Docker network of the servers; by default the bridge. Not host, none or another container's.",
+    )
+    pids_limit: int = Field(default=4096, ge=16, description="How many processes and threads a server may have.")
+    user: str | None = Field(
+        default=None,
+        pattern=r"^(image|\d+(:\d+)?)$",
+        description="UID or UID:GID of the server, or `image` for the image's own; by default an unprivileged one.",
+    )
+    graceful_stop: bool = Field(
+        default=False, description="Ask a server to end, and wait up to the stop deadline, before it is killed."
+    )
+    pass_environment: tuple[str, ...] = Field(
+        default=(), description="Names of variables of the tuner's environment that the server gets too."
+    )
+
+
+class DockerRunner:
+    """Starts servers in containers; see `tuner.ports.Runner`."""
+
+    target: ClassVar[Target] = Target.CONTAINER
+
+    def __init__(self, options: Mapping[str, object], driver: LoadDriver | None = None) -> None:
+        """Checks the options.
+
+        Args:
+            options: as `options_schema` describes them.
+            driver: makes the load; the project's own by default.
+
+        Raises:
+            OptionsError: all that is wrong with them.
+        """
+        self._options = checked_options("docker", DockerOptions, options)
+        self._driver: LoadDriver = SubprocessLoadDriver() if driver is None else driver
+
+    @classmethod
+    def options_schema(cls) -> Mapping[str, object]:
+        """See `tuner.ports.Runner.options_schema`."""
+        return DockerOptions.model_json_schema()
+
+    def check(self, spec: LaunchSpec, device: DeviceType) -> None:
+        """See `tuner.ports.Runner.check`."""
+        with connected(daemon_url(self._options.base_url)) as client:
+            if spec.image is None:
+                raise UnavailableError("There is no image to start. Write one, or use the process runner.")
+            here = machine(client)
+            place(device, here.cores)
+            memory = device.memory_bytes
+            if memory is not None and not _LEAST_MEMORY_BYTES <= memory <= here.memory_bytes:
+                raise UnavailableError(
+                    f"Device {device.name!r} has {format_bytes(memory)} of memory, and Docker gives a container "
+                    f"{format_bytes(_LEAST_MEMORY_BYTES)} to {format_bytes(here.memory_bytes)} on this machine."
+                )
+            if device.kind is DeviceKind.GPU and not here.gives_gpus:
+                raise UnavailableError(
+                    f"Device {device.name!r} has GPUs, and Docker cannot give any to a container here. Install the "
+                    "NVIDIA Container Toolkit, run `nvidia-ctk runtime configure --runtime=docker`, restart Docker."
+                )
+            require_gpus(device, nvidia_gpus)
+            refusals(spec)
+            container_texts(spec, {})
+            for source in (*spec.links.values(), *(mount.source for mount in spec.mounts)):
+                if not source.exists():
+                    raise UnavailableError(f"{source}, which the server is to read, does not exist.")
+            if not has_image(client, spec.image):
+                if self._options.pull == "never":
+                    raise absent_image(spec.image, "and the runner's option pull is never")
+                require_offered(client, spec.image)
+
+    def run(
+        self,
+        spec: LaunchSpec,
+        device: DeviceType,
+        plan: TrialPlan,
+        attempt: Attempt,
+        watch: Callable[[Progress], None],
+    ) -> Outcome:
+        """See `tuner.ports.Runner.run`."""
+        options = self._options
+        url = daemon_url(options.base_url)
+        forwarded = {name: os.environ[name] for name in options.pass_environment if name in os.environ}
+        with connected(url) as client:
+            self._provide_image(client, spec.image or "", watch)
+            placement = place(device, machine(client).cores)
+            server = DockerServer(
+                client=client,
+                url=url,
+                spec=spec,
+                device=device,
+                folder=AttemptFolder.locate(attempt),
+                placement=placement,
+                network=options.network,
+                pids_limit=options.pids_limit,
+                user=options.user,
+                forwarded=forwarded,
+                redact=Redactor.of(dict(os.environ), spec.environment),
+                kept_log=None
+                if options.keep_logs is None
+                else Path(options.keep_logs) / f"trial-{attempt.trial}-{attempt.token}.log",
+                graceful=options.graceful_stop,
+            )
+            return ServedTrial(
+                server=server,
+                spec=spec,
+                device=device,
+                plan=plan,
+                driver=self._driver,
+                generator_cores=options.generator_cpuset or _generator_cores(placement),
+                watch=watch,
+            ).run()
+
+    def reap(self, study_id: str) -> int:
+        """See `tuner.ports.Runner.reap`."""
+        reaped = 0
+        with connected(daemon_url(self._options.base_url)) as client:
+            for container in client.containers.list(
+                all=True, filters={"label": f"{LABEL}.study={study_id}"}, ignore_removed=True
+            ):
+                owner = Owner.parse(container.labels.get(f"{LABEL}.owner", ""))
+                if owner is None or not owner.is_dead():
+                    continue
+                try:
+                    container.remove(force=True, v=True)
+                except docker.errors.APIError as error:
+                    # The guardian may be removing it at this moment.
+                    if error.status_code not in (404, 409):
+                        raise
+                reaped += 1
+        for one in abandoned(study_id):
+            if one.leader is None:
+                one.folder.remove()
+        return reaped
+
+    def _provide_image(self, client: DockerClient, image: str, watch: Callable[[Progress], None]) -> None:
+        if has_image(client, image):
+            return
+        if self._options.pull == "never":
+            raise absent_image(image)
+        began = time.monotonic()
+
+        def tell(note: str) -> None:
+            watch(Progress(phase=Phase.STARTING, elapsed_s=time.monotonic() - began, note=note))
+
+        pull(client, image, self._options.pull_deadline, tell)
+
+
+def _generator_cores(placement: Placement) -> tuple[int, ...] | None:
+    """Those of the placement that this process may use, which itself may be confined."""
+    allowed = tuple(sorted(set(placement.generator or ()) & os.sched_getaffinity(0)))
+    return allowed or None

@@ -1,0 +1,136 @@
+"""The runner whose servers are processes of this machine: for machines without a container daemon.
+
+A process is kept apart less well than a container: it runs as the user who tunes, sees the user's files, and
+its memory limit is kept by watching it. It is started in the tuner's working directory and with the tuner's
+environment, as it would be by hand, except that its temporary folder is its own and goes with it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import ClassVar
+
+import psutil
+
+from runners.attempt_folder import AttemptFolder, abandoned
+from runners.gpus import nvidia_gpus, require_gpus, visible_gpus
+from runners.load.driver import SubprocessLoadDriver
+from runners.options import RunnerOptions, checked_options
+from runners.placement import Placement, place
+from runners.process_server import ProcessServer, process_texts
+from runners.process_tree import ProcessTree
+from runners.served_trial import ServedTrial
+from runners.server_log import Redactor
+from runners.verdict import refusals
+from tuner.device import DeviceType
+from tuner.errors import UnavailableError
+from tuner.launch import LaunchSpec, Target
+from tuner.ports import LoadDriver
+from tuner.trial import Attempt, Outcome, Progress, TrialPlan
+from tuner.units import format_bytes
+
+_CHECK_PORT = 8000
+_KILL_S = 10.0
+
+
+class ProcessRunner:
+    """Starts servers as processes of this machine; see `tuner.ports.Runner`."""
+
+    target: ClassVar[Target] = Target.PROCESS
+
+    def __init__(self, options: Mapping[str, object], driver: LoadDriver | None = None) -> None:
+        """Checks the options.
+
+        Args:
+            options: as `options_schema` describes them.
+            driver: makes the load; the project's own by default.
+
+        Raises:
+            OptionsError: all that is wrong with them.
+        """
+        self._options = checked_options("process", RunnerOptions, options)
+        self._driver: LoadDriver = SubprocessLoadDriver() if driver is None else driver
+
+    @classmethod
+    def options_schema(cls) -> Mapping[str, object]:
+        """See `tuner.ports.Runner.options_schema`."""
+        return RunnerOptions.model_json_schema()
+
+    def check(self, spec: LaunchSpec, device: DeviceType) -> None:
+        """See `tuner.ports.Runner.check`."""
+        self._placement(device)
+        require_gpus(device, nvidia_gpus)
+        memory = psutil.virtual_memory().total
+        if device.memory_bytes is not None and device.memory_bytes > memory:
+            raise UnavailableError(
+                f"Device {device.name!r} has {format_bytes(device.memory_bytes)} of memory, and this machine "
+                f"{format_bytes(memory)}. Lower memory to what there is."
+            )
+        refusals(spec)
+        texts = process_texts(spec, Path("/scratch"), _CHECK_PORT, {})
+        if not texts.argv:
+            raise UnavailableError("There is no command line to start. The process runner cannot start an image.")
+        path = {**os.environ, **texts.environment}.get("PATH")
+        if shutil.which(texts.argv[0], path=path) is None:
+            raise UnavailableError(
+                f"The program {texts.argv[0]!r} is not on the PATH. Install it, write its full path, "
+                "or use the docker runner."
+            )
+        for place_of in (*spec.links.values(), *(mount.source for mount in spec.mounts)):
+            if not place_of.exists():
+                raise UnavailableError(f"{place_of}, which the server is to read, does not exist.")
+
+    def run(
+        self,
+        spec: LaunchSpec,
+        device: DeviceType,
+        plan: TrialPlan,
+        attempt: Attempt,
+        watch: Callable[[Progress], None],
+    ) -> Outcome:
+        """See `tuner.ports.Runner.run`."""
+        placement = self._placement(device)
+        environment = {**os.environ, **visible_gpus(device)}
+        keep = self._options.keep_logs
+        server = ProcessServer(
+            spec=spec,
+            folder=AttemptFolder.locate(attempt),
+            placement=placement,
+            memory_bytes=device.memory_bytes,
+            environment=environment,
+            redact=Redactor.of(environment, spec.environment),
+            kept_log=None if keep is None else Path(keep) / f"trial-{attempt.trial}-{attempt.token}.log",
+        )
+        return ServedTrial(
+            server=server,
+            spec=spec,
+            device=device,
+            plan=plan,
+            driver=self._driver,
+            generator_cores=self._options.generator_cpuset or placement.generator,
+            watch=watch,
+        ).run()
+
+    def reap(self, study_id: str) -> int:
+        """See `tuner.ports.Runner.reap`."""
+        reaped = 0
+        for one in abandoned(study_id):
+            leader = one.leader.pid if one.leader is not None and not one.leader.is_dead() else None
+            tree = ProcessTree(token=one.folder.attempt.token, leader=leader)
+            if tree.members():
+                tree.kill(_KILL_S)
+                reaped += 1
+            one.folder.remove()
+        return reaped
+
+    def _placement(self, device: DeviceType) -> Placement:
+        placement = place(device, os.sched_getaffinity(0))
+        if placement.quota is not None:
+            raise UnavailableError(
+                f"Device {device.name!r} has {placement.quota:g} cpus, and a process can be given whole cores only. "
+                f"Write a whole number of cpus, or use the docker runner."
+            )
+        return placement
