@@ -1,0 +1,270 @@
+"""The strategy: constrained log expected improvement over all valid configurations.
+
+1. The engine's default, then a few configurations spread over the space.
+2. One Gaussian process per metric, on logarithms; failures have models of their own (`beliefs`).
+3. Every candidate is scored under the most probable hyperparameters by
+
+       log EI of the objective + sum of log P(SLO holds) + log P(the server runs)
+
+   (Ament et al. 2023), and the best of them again, averaged over draws of the hyperparameters. While nothing
+   is known to hold the SLOs, the expected improvement is left out. Two objectives: expected growth of the
+   dominated area instead.
+4. Above `SCAN_LIMIT` candidates a random part is scored, and the best of it improved step by step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from optuna.study import Study
+
+from tuner.metric import MetricRef
+from tuner.objective import Objective
+from tuner.parameter import Config
+from tuner.slo import Slo
+from tuner.strategies.beliefs import Beliefs, Outlook, PriorMean
+from tuner.strategies.candidates import Candidates, Rows, config_of, encode, levels
+from tuner.strategies.history import History
+from tuner.strategies.sampler import CandidateSampler
+from tuner.surrogates.acquisition import (
+    log_expected_hypervolume_improvement,
+    log_expected_improvement,
+    log_mean_over_hypotheses,
+    pareto_front,
+)
+
+SCAN_LIMIT: Final = 200_000
+"""Candidates that are all scored; of more, a random part of this size is."""
+
+_SHORTLIST: Final = 2048
+"""Candidates scored again under every hypothesis about the hyperparameters."""
+_HYPOTHESES: Final = 8
+_CLIMBERS: Final = 24
+"""Rows whose neighbours are looked at in each round of local search."""
+_ROUNDS: Final = 8
+_SURE: Final = 0.9
+"""Probability of holding the SLOs that a recommended configuration must have."""
+_LIKELY: Final = 0.5
+"""Probability of holding the SLOs above which a measured configuration is an incumbent to improve on."""
+_CONTENDERS: Final = 384
+_DRAWS: Final = 128
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prospects:
+    """What more trials may bring, for one objective.
+
+    Attributes:
+        best: the measured configuration with the best posterior mean among those that hold the SLOs with
+            probability 0.9 or more.
+        expected_gain: largest expected improvement over it of any untried configuration, as a factor less 1, its
+            probability of holding the SLOs taken into account.
+        within: probability that no configuration that holds the SLOs is better than `best` by more than `tolerance`.
+        tolerance: relative.
+    """
+
+    best: Config
+    expected_gain: float
+    within: float
+    tolerance: float
+
+
+class BayesianSampler(CandidateSampler):
+    """Constrained Bayesian optimisation over a list of candidates; an Optuna sampler.
+
+    Args:
+        candidates: what may be asked.
+        objectives: one or two.
+        slos: all must hold.
+        seed: of every random choice.
+        startup: configurations to try before the model decides, the default included; by default one more
+            than there are parameters, from 4 to 6.
+        prior_means: what is expected of a metric before anything is measured, as natural logarithms.
+    """
+
+    def __init__(
+        self,
+        candidates: Candidates,
+        objectives: Sequence[Objective],
+        slos: Sequence[Slo] = (),
+        seed: int = 0,
+        startup: int | None = None,
+        prior_means: Mapping[MetricRef, PriorMean] | None = None,
+    ) -> None:
+        super().__init__(candidates, objectives, slos, seed)
+        dimensions = sum(len(parameter.values) > 1 for parameter in candidates.space.parameters)
+        self.startup = min(max(dimensions + 1, 4), 6) if startup is None else startup
+        self._prior_means = prior_means
+        self._design = candidates.space_filling(self.startup, seed)
+
+    def choose(self, history: History, open_positions: npt.NDArray[np.bool_], number: int) -> Rows:
+        """See `CandidateSampler.choose`."""
+        asked = len(np.unique(history.tried_rows, axis=0))
+        if asked < self.startup:
+            for position in self._design:
+                if open_positions[position]:
+                    row: Rows = self.candidates.rows[position]
+                    return row
+        beliefs = self.beliefs(history, _HYPOTHESES, number)
+        shortlist = self._shortlist(beliefs, history, open_positions, number)
+        scores = self._scores(beliefs, history, shortlist)
+        chosen: Rows = shortlist[int(torch.argmax(scores))]
+        return chosen
+
+    def beliefs(self, history: History, hypotheses: int = 0, number: int = 0) -> Beliefs:
+        """Models of every metric and of failures, pending trials taken as they are expected to turn out."""
+        formed = Beliefs.form(
+            history,
+            self.candidates.space,
+            self.objectives,
+            self.slos,
+            hypotheses=hypotheses,
+            seed=self.seed + 1000 * number,
+            prior_means=self._prior_means,
+        )
+        return formed.believing(np.unique(history.pending_rows, axis=0))
+
+    def best(self, study: Study) -> Config | None:
+        """The measured configuration to recommend: never the luckiest run, but the best posterior mean.
+
+        Only configurations whose SLOs hold with probability 0.9 or more are considered; `None` where there is none.
+        """
+        history = self.history(study)
+        found = self._best_row(self.beliefs(history, _HYPOTHESES), history)
+        return None if found is None else config_of(self.candidates.space, found)
+
+    def prospects(self, study: Study, tolerance: float = 0.05) -> Prospects | None:
+        """What more trials may bring; `None` with two objectives, or while nothing surely holds the SLOs."""
+        history = self.history(study)
+        if len(self.objectives) != 1 or not len(history.rows):
+            return None
+        beliefs = self.beliefs(history, _HYPOTHESES)
+        best = self._best_row(beliefs, history)
+        if best is None:
+            return None
+        open_positions = self._open(history)
+        gain, within = 0.0, 1.0
+        if open_positions.any():
+            rows = self._shortlist(beliefs, history, open_positions, 0)
+            log_gain = self._scores(beliefs, history, rows)
+            gain = math.expm1(min(math.exp(float(log_gain.max())), 50.0))
+            top = torch.argsort(log_gain, descending=True)[:_CONTENDERS].numpy()
+            within = self._within(beliefs, best, rows[top], tolerance)
+        return Prospects(
+            best=config_of(self.candidates.space, best), expected_gain=gain, within=within, tolerance=tolerance
+        )
+
+    def _shortlist(
+        self, beliefs: Beliefs, history: History, open_positions: npt.NDArray[np.bool_], number: int
+    ) -> Rows:
+        """Untried rows that score best under the most probable hyperparameters."""
+        positions = np.flatnonzero(open_positions)
+        sampled = len(positions) > SCAN_LIMIT
+        if sampled:
+            generator = np.random.default_rng([self.seed, number, 2])
+            positions = np.sort(generator.choice(positions, size=SCAN_LIMIT, replace=False))
+        rows = self.candidates.rows[positions]
+        if len(rows) <= _SHORTLIST and not sampled and self.candidates.complete:
+            return rows
+        simple = beliefs.most_probable
+        scores = self._scores(simple, history, rows)
+        best = torch.topk(scores, min(_SHORTLIST, len(rows))).indices.numpy()
+        rows, scores = rows[best], scores[best]
+        if sampled or not self.candidates.complete:
+            rows = self._climb(simple, history, rows, scores)
+        return rows
+
+    def _climb(self, beliefs: Beliefs, history: History, rows: Rows, scores: torch.Tensor) -> Rows:
+        """`rows`, best first, and what steps uphill from the best of them, and from the best measured, lead to."""
+        known = {row.tobytes() for row in np.concatenate([rows, history.tried_rows])}
+        front = np.concatenate([rows[:_CLIMBERS], history.rows])
+        best = float(scores.max())
+        for _ in range(_ROUNDS):
+            near = self.candidates.neighbours(front)
+            fresh = np.array([row for row in near if row.tobytes() not in known], dtype=np.int16)
+            if not len(fresh):
+                break
+            known |= {row.tobytes() for row in fresh}
+            found = self._scores(beliefs, history, fresh)
+            order = torch.argsort(found, descending=True)[:_CLIMBERS].numpy()
+            rows = np.concatenate([rows, fresh])
+            if float(found.max()) <= best:
+                break
+            best, front = float(found.max()), fresh[order]
+        return rows
+
+    def _scores(self, beliefs: Beliefs, history: History, rows: Rows) -> torch.Tensor:
+        """The acquisition function, averaged over hypotheses, shape (n,)."""
+        outlook = beliefs.outlook(rows)
+        if not len(history.rows):
+            return outlook.log_runs + 1e-3 * self._distance(history, rows)
+        improvement = self._log_improvement(beliefs, history, outlook)
+        return log_mean_over_hypotheses(outlook.log_holds + improvement) + outlook.log_runs
+
+    def _log_improvement(self, beliefs: Beliefs, history: History, outlook: Outlook) -> torch.Tensor:
+        """Log expected improvement, shape (h, N); zero while no measured configuration holds the SLOs."""
+        known = np.unique(np.concatenate([history.rows, history.pending_rows]), axis=0)
+        measured = beliefs.outlook(known)
+        holding = measured.holds >= _LIKELY
+        if not holding.any():
+            return torch.zeros_like(outlook.log_holds)
+        if len(self.objectives) == 1:
+            incumbents = measured.means[0][:, holding].max(dim=1, keepdim=True).values
+            return log_expected_improvement(outlook.means[0], outlook.stds[0], incumbents)
+        rows = []
+        for h in range(len(outlook.log_holds)):
+            points = torch.stack([mean[h, holding] for mean in measured.means], dim=1)
+            spread = (points.max(dim=0).values - points.min(dim=0).values).clamp(min=0.5)
+            rows.append(
+                log_expected_hypervolume_improvement(
+                    (outlook.means[0][h], outlook.means[1][h]),
+                    (outlook.stds[0][h], outlook.stds[1][h]),
+                    pareto_front(points),
+                    points.min(dim=0).values - 0.1 * spread,
+                )
+            )
+        return torch.stack(rows)
+
+    def _distance(self, history: History, rows: Rows) -> torch.Tensor:
+        """Distance to the nearest configuration tried: while nothing has run, look elsewhere."""
+        space = self.candidates.space
+        points, tried = encode(space, rows), encode(space, history.tried_rows)
+        nearest = np.full(len(points), np.inf)
+        for point in tried:
+            np.minimum(nearest, np.abs(points - point).sum(axis=1), out=nearest)
+        return torch.from_numpy(nearest)
+
+    def _best_row(self, beliefs: Beliefs, history: History) -> Rows | None:
+        if not len(history.rows) or len(self.objectives) != 1:
+            return None
+        known = np.unique(history.rows, axis=0)
+        outlook = beliefs.outlook(known)
+        means = torch.where(outlook.holds >= _SURE, outlook.means[0].mean(dim=0), -math.inf)
+        best = int(torch.argmax(means))
+        return None if math.isinf(float(means[best])) else known[best]
+
+    def _within(self, beliefs: Beliefs, best: Rows, rivals: Rows, tolerance: float) -> float:
+        """Share of joint draws in which no rival that runs and holds the SLOs beats `best` by more."""
+        rows = np.concatenate([best[None], rivals])
+        filled = levels(self.candidates.space, rows)
+        generator = torch.Generator().manual_seed(self.seed)
+        draws: dict[MetricRef, torch.Tensor] = {}
+        for metric, process in beliefs.processes.items():
+            mean, covariance = process.joint_posterior(filled)
+            factor = torch.linalg.cholesky(covariance + 1e-8 * torch.eye(len(rows), dtype=torch.float64))
+            normal = torch.randn(len(mean), len(rows), _DRAWS, generator=generator, dtype=torch.float64)
+            draws[metric] = mean[..., None] + factor @ normal
+        (objective, sign), *_ = beliefs.signs
+        gains = sign * draws[objective]
+        runs = torch.exp(beliefs.outlook(rows).log_runs)[None, :, None]
+        valid = torch.rand(gains.shape, generator=generator, dtype=torch.float64) < runs
+        for metric, bound, direction in beliefs.bounds:
+            valid &= direction * draws[metric] <= direction * bound
+        rival = torch.where(valid, gains, -math.inf)[:, 1:].max(dim=1).values
+        return float((gains[:, 0] >= rival - math.log1p(tolerance)).to(torch.float64).mean())

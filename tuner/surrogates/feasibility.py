@@ -1,0 +1,110 @@
+"""Which points fail to run, learned from those that did and those that did not.
+
+A Gaussian process classifier on the grid (Laplace's approximation; Rasmussen and Williams 2006, section 3.4)
+with fixed hyperparameters, as failures are too few to learn them from. Two kinds of failure:
+
+* *exhausted*: some resource ran out. There is a trend: more of something needs more, along directions that
+  the failures themselves reveal; the latent function has a linear part.
+* *local*: everything else. Only points like the failed ones are suspect.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import scipy.linalg
+import scipy.special
+import torch
+
+from tuner.surrogates.kernel import Array, Grid, Levels
+
+_BASE_RATE: Final = -2.5
+"""Log odds of failure where nothing is known: one point in thirteen."""
+_BASE_VARIANCE: Final = 1.0
+_LOCAL_VARIANCE: Final = 4.0
+_TREND_VARIANCE: Final = 8.0
+"""Of the latent slope along an axis: the odds change by a factor of e^2.8 from end to end, give or take."""
+_LENGTH_SCALE: Final = 0.5
+"""Of the local part on one axis; grows with the square root of the number of axes."""
+_NEWTON_STEPS: Final = 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FailureModel:
+    """Probability that a point fails in one way; make one with `fit`.
+
+    Attributes:
+        grid: the axes.
+        levels: what was tried, shape (n, d).
+        trend: whether the latent function has a linear part.
+        slopes: gradient of the log likelihood at the mode, shape (n,).
+        factor: Cholesky factor of I + W^1/2 K W^1/2, shape (n, n).
+        root_weights: W^1/2, shape (n,).
+    """
+
+    grid: Grid
+    levels: Levels
+    trend: bool
+    slopes: Array
+    factor: Array
+    root_weights: Array
+
+    @classmethod
+    def fit(cls, grid: Grid, levels: Levels, failed: npt.NDArray[np.bool_], *, trend: bool) -> FailureModel:
+        """Learns from what was tried.
+
+        Args:
+            grid: the axes.
+            levels: shape (n, d), n >= 1.
+            failed: shape (n,), which of them failed in this way.
+            trend: whether there is a resource that runs out.
+        """
+        covariance = _covariance(grid, grid.index(levels), levels, trend).numpy()
+        target = failed.astype(np.float64)
+        latent = np.zeros(len(target))
+        for _ in range(_NEWTON_STEPS):
+            chance = scipy.special.expit(_BASE_RATE + latent)
+            root = np.sqrt(chance * (1.0 - chance))
+            factor = scipy.linalg.cholesky(np.eye(len(root)) + np.outer(root, root) * covariance, lower=True)
+            b = root**2 * latent + target - chance
+            a = b - root * scipy.linalg.cho_solve((factor, True), root * (covariance @ b))
+            moved = covariance @ a
+            settled = float(np.abs(moved - latent).max()) < 1e-6
+            latent = moved
+            if settled:
+                break
+        chance = scipy.special.expit(_BASE_RATE + latent)
+        root = np.sqrt(chance * (1.0 - chance))
+        factor = scipy.linalg.cholesky(np.eye(len(root)) + np.outer(root, root) * covariance, lower=True)
+        return cls(grid=grid, levels=levels, trend=trend, slopes=target - chance, factor=factor, root_weights=root)
+
+    def log_success(self, levels: Levels) -> torch.Tensor:
+        """Logarithm of the probability of not failing in this way, shape (N,)."""
+        index = self.grid.index(levels)
+        result = torch.empty(len(levels), dtype=torch.float64)
+        inverse = scipy.linalg.solve_triangular(self.factor, np.diag(self.root_weights), lower=True).T
+        for start in range(0, len(levels), 1 << 16):
+            part = slice(start, start + (1 << 16))
+            cross = _covariance(self.grid, index[part], self.levels, self.trend)
+            mean = _BASE_RATE + cross @ torch.from_numpy(self.slopes)
+            prior = _prior_variance(self.grid, levels[part], self.trend)
+            variance = (prior - (cross @ torch.from_numpy(inverse)).square().sum(dim=1)).clamp(min=0.0)
+            # The logistic function averaged over a normal (MacKay 1992).
+            result[part] = torch.nn.functional.logsigmoid(-mean / torch.sqrt(1.0 + math.pi / 8.0 * variance))
+        return result
+
+
+def _covariance(grid: Grid, index: torch.Tensor, levels: Levels, trend: bool) -> torch.Tensor:
+    """Of the latent function between many points and a few, shape (N, n)."""
+    length_scales = np.full(grid.dimensions, _LENGTH_SCALE * math.sqrt(grid.dimensions))
+    covariance = _LOCAL_VARIANCE * grid.correlations(index, levels, length_scales) + _BASE_VARIANCE
+    return covariance + _TREND_VARIANCE * grid.linear(index, levels) if trend else covariance
+
+
+def _prior_variance(grid: Grid, levels: Levels, trend: bool) -> torch.Tensor | float:
+    constant = _LOCAL_VARIANCE + _BASE_VARIANCE
+    return constant + _TREND_VARIANCE * torch.from_numpy(grid.squared_norms(levels)) if trend else constant

@@ -1,0 +1,169 @@
+"""Hyperparameters of a Gaussian process on a grid: their priors, their best values, and a sample of them.
+
+theta = (log l_1 .. log l_d, log s, log sigma): length scales, signal deviation, extra noise deviation.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import scipy.linalg
+import scipy.optimize
+import scipy.special
+import scipy.stats
+
+from tuner.surrogates.kernel import Array, Grid
+
+_JITTER: Final = 1e-8
+_HESSIAN_STEP: Final = 1e-3
+_BOUNDS: Final = 4.0
+"""Prior deviations that theta may stray from the prior's centre."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Priors:
+    """Normal priors of theta, and the fixed variance of the unknown level.
+
+    Length scales grow with the square root of the number of axes, so that the a-priori wiggliness of the
+    function does not depend on it (Hvarfner et al. 2024, "Vanilla Bayesian optimization performs great in high
+    dimensions"); coordinates lie in [0, 1].
+
+    Attributes:
+        length_scale: centre of log l_j for one axis; 0.5 log d is added.
+        length_scale_sd: its deviation.
+        signal, signal_sd: of log s, in the units of the values.
+        noise, noise_sd: of log sigma, in the units of the values.
+        level_sd: deviation of the constant level around the mean of the values.
+    """
+
+    length_scale: float = 0.0
+    length_scale_sd: float = 1.0
+    signal: float = math.log(0.7)
+    signal_sd: float = 0.7
+    noise: float = math.log(0.03)
+    noise_sd: float = 1.0
+    level_sd: float = 2.0
+
+    def center(self, dimensions: int) -> Array:
+        """Prior mean of theta, shape (d + 2,)."""
+        return np.array([self.length_scale + 0.5 * math.log(dimensions)] * dimensions + [self.signal, self.noise])
+
+    def deviation(self, dimensions: int) -> Array:
+        """Prior deviation of theta, shape (d + 2,)."""
+        return np.array([self.length_scale_sd] * dimensions + [self.signal_sd, self.noise_sd])
+
+
+class MarginalLikelihood:
+    """Log posterior density of theta, up to a constant, with its gradient.
+
+    Args:
+        grid: the axes.
+        distances: shape (d, n, n), between the training points.
+        values: shape (n,), centred.
+        noise_variances: shape (n,), known parts of the noise.
+        priors: of theta.
+    """
+
+    def __init__(self, grid: Grid, distances: Array, values: Array, noise_variances: Array, priors: Priors) -> None:
+        self._grid = grid
+        self._distances = distances
+        self._values = values
+        self._noise_variances = noise_variances
+        self._level_variance = priors.level_sd**2
+        self.center = priors.center(grid.dimensions)
+        self.deviation = priors.deviation(grid.dimensions)
+
+    def covariance(self, theta: Array) -> Array:
+        """Of the values, noise included, shape (n, n)."""
+        log_correlations, _ = self._grid.log_correlations(self._distances, np.exp(theta[:-2]))
+        return self._with_noise(math.exp(2 * theta[-2]) * np.exp(log_correlations), theta)
+
+    def negative(self, theta: Array) -> tuple[float, Array]:
+        """Minus the log density, and its gradient."""
+        log_correlations, slopes = self._grid.log_correlations(self._distances, np.exp(theta[:-2]))
+        signal = math.exp(2 * theta[-2]) * np.exp(log_correlations)
+        factor = scipy.linalg.cholesky(self._with_noise(signal, theta), lower=True, check_finite=False)
+        inverse = scipy.linalg.cho_solve((factor, True), np.eye(len(factor)), check_finite=False)
+        alpha = inverse @ self._values
+        standard = (theta - self.center) / self.deviation
+        value = (
+            0.5 * float(self._values @ alpha) + float(np.log(np.diag(factor)).sum()) + 0.5 * float(standard @ standard)
+        )
+        weights = 0.5 * (inverse - np.outer(alpha, alpha))
+        weighted = weights * signal
+        gradient = np.concatenate(
+            [
+                np.tensordot(slopes, weighted, axes=([1, 2], [0, 1])),
+                [2.0 * weighted.sum(), 2.0 * math.exp(2 * theta[-1]) * np.trace(weights)],
+            ]
+        )
+        return value, gradient + standard / self.deviation
+
+    def _with_noise(self, signal: Array, theta: Array) -> Array:
+        covariance = signal + self._level_variance
+        covariance[np.diag_indices_from(covariance)] += self._noise_variances + math.exp(2 * theta[-1]) + _JITTER
+        return covariance
+
+    def best(self, start: Array | None = None, iterations: int = 60) -> Array:
+        """Theta of the highest density, by L-BFGS from the prior's centre, or from `start` where that is better."""
+        first = self.center
+        if start is not None and self.negative(start)[0] < self.negative(first)[0]:
+            first = start
+        reach = _BOUNDS * self.deviation
+        bounds = list(zip(self.center - reach, self.center + reach, strict=True))
+        found = scipy.optimize.minimize(
+            self.negative,
+            np.clip(first, self.center - reach, self.center + reach),
+            jac=True,
+            method="L-BFGS-B",
+            bounds=bounds,
+            options={"maxiter": iterations, "ftol": 1e-7},
+        )
+        return np.asarray(found.x, dtype=np.float64)
+
+    def sample(self, best: Array, count: int, seed: int) -> Array:
+        """`best` and `count` draws of theta that together stand for its posterior, shape (1 + count, d + 2).
+
+        Draws from an equal mixture of the prior and of Laplace's approximation around `best` are weighted by
+        density over mixture density, and resampled: with few values the prior's draws carry the weight, with
+        many Laplace's.
+        """
+        curvature = self._curvature(best)
+        size = len(best)
+        uniform = scipy.stats.qmc.Sobol(size, seed=seed).random(4 * count)
+        normal = scipy.special.ndtri(np.clip(uniform, 1e-6, 1 - 1e-6))
+        spread = np.linalg.cholesky(np.linalg.inv(curvature))
+        draws = np.concatenate(
+            [best + normal[: 2 * count] @ spread.T, self.center + self.deviation * normal[2 * count :]]
+        )
+        reach = _BOUNDS * self.deviation
+        draws = np.clip(draws, self.center - reach, self.center + reach)
+        from_best = draws - best
+        log_laplace = (
+            -0.5 * np.einsum("ij,jk,ik->i", from_best, curvature, from_best) + 0.5 * np.linalg.slogdet(curvature)[1]
+        )
+        standard = (draws - self.center) / self.deviation
+        log_prior = -0.5 * (standard**2).sum(axis=1) - np.log(self.deviation).sum()
+        log_weights = -np.array([self.negative(draw)[0] for draw in draws]) - np.logaddexp(log_laplace, log_prior)
+        weights = np.exp(log_weights - log_weights.max())
+        cumulative = np.cumsum(weights / weights.sum())
+        # Systematic resampling: the number of copies differs from its expectation by less than one.
+        chosen = np.searchsorted(cumulative, (np.arange(count) + 0.5) / count)
+        return np.concatenate([best[None], draws[np.minimum(chosen, len(draws) - 1)]])
+
+    def _curvature(self, best: Array) -> Array:
+        """Hessian of the negative log density, made at least half as steep as the prior."""
+        columns = []
+        for j in range(len(best)):
+            step = np.zeros(len(best))
+            step[j] = _HESSIAN_STEP
+            columns.append((self.negative(best + step)[1] - self.negative(best - step)[1]) / (2 * _HESSIAN_STEP))
+        hessian = np.array(columns)
+        scaled = 0.5 * (hessian + hessian.T) * np.outer(self.deviation, self.deviation)
+        eigenvalues, vectors = np.linalg.eigh(scaled)
+        steep = (vectors * np.maximum(eigenvalues, 0.5)) @ vectors.T
+        curvature: Array = steep / np.outer(self.deviation, self.deviation)
+        return curvature
