@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from pydantic import ConfigDict, TypeAdapter
+from pydantic import TypeAdapter
 
 from tuner.errors import UsageError
 from tuner.objective import Objective
@@ -19,6 +19,9 @@ from tuner.trial import TrialPlan
 
 AUTO: Final = "auto"
 """Sampler: our own. Runner: containers where a Docker daemon answers, else local processes."""
+
+RANDOM: Final = "random"
+"""Sampler: random without replacement."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +73,7 @@ class SearchOptions:
     Attributes:
         overrides: domains that the user sets.
         budget: what may be spent.
-        sampler: our own (`auto`), or any Optuna sampler by name.
+        sampler: `auto` (our own), `random`, or any Optuna sampler by name.
         confirmations: how often winner and default are measured again, in turn, before the winner is
             recommended.
         seed: of every random choice.
@@ -139,4 +142,4 @@ def study_from_json(text: str, storage: str) -> Study:
     return _ADAPTER.validate_python({**json.loads(text), "storage": storage})
 
 
-_ADAPTER: Final = TypeAdapter(Study, config=ConfigDict(ser_json_inf_nan="constants"))
+_ADAPTER: Final = TypeAdapter(Study)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -15,7 +14,7 @@ from tuner.ports import Runner, SearchSpace
 from tuner.space import Space
 from tuner.strategies.history import Kind
 from tuner.study import adapters
-from tuner.study.agenda import Run, Search, Stop, next_step
+from tuner.study.agenda import Run, Stop, next_step
 from tuner.study.definition import Study
 from tuner.study.event import Event, StudyOpened, TrialEnded, TrialProgress, TrialStarted
 from tuner.study.record import State, TrialRecord
@@ -27,7 +26,6 @@ from tuner.study.strategy import Strategy
 from tuner.trial import Attempt, Outcome, Phase, Progress
 
 MAX_FAULTS_IN_A_ROW: Final = 3
-_UNCLAIMED_DEADLINE_S: Final = 15.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,27 +98,18 @@ class Tuner:
             StorageError: the storage refused.
         """
         token = secrets.token_hex(8)
-        self._settle()
-        search_ended: str | None = None
-        while True:
-            step = next_step(self._store.records(), self.study, self.default_config, search_ended)
-            if isinstance(step, Stop):
-                self._stop_reason = step.reason
-                return None
-            if isinstance(step, Run):
-                return Ask(
-                    config=step.config, kind=step.kind, attempt=self._store.ask_for(step.config, step.kind, token)
-                )
-            assert isinstance(step, Search)
-            records = self._store.records()
-            if not records:
-                attempt = self._store.ask_for(self.default_config, Kind.SEARCH, token)
-                return Ask(config=self.default_config, kind=Kind.SEARCH, attempt=attempt)
-            sampler = self._strategy.sampler()
-            if (search_ended := self._strategy.exhausted(records)) is not None:
-                continue
-            attempt, config = self._store.ask(sampler, Kind.SEARCH, token)
-            return Ask(config=config, kind=Kind.SEARCH, attempt=attempt)
+        self._store.recover()
+        records = self._store.records()
+        step = next_step(records, self.study, self.default_config, self._strategy.exhausted(records))
+        if isinstance(step, Stop):
+            self._stop_reason = step.reason
+            return None
+        if isinstance(step, Run):
+            return self._ask_for(step.config, step.kind, token)
+        if not records:
+            return self._ask_for(self.default_config, Kind.SEARCH, token)
+        attempt, config = self._store.ask(self._strategy.sampler(), Kind.SEARCH, token)
+        return Ask(config=config, kind=Kind.SEARCH, attempt=attempt)
 
     def tell(self, ask: Ask, outcome: Outcome) -> TrialRecord:
         """Stores what came of an `ask`.
@@ -186,9 +175,11 @@ class Tuner:
             spending=spending(self._store.sessions()),
         )
 
+    def _ask_for(self, config: Config, kind: Kind, token: str) -> Ask:
+        return Ask(config=config, kind=kind, attempt=self._store.ask_for(config, kind, token))
+
     def _run_one(self, runner: Runner, ask: Ask) -> TrialRecord:
         number = ask.attempt.trial
-        self.watch(TrialStarted(number=number, kind=ask.kind, config=ask.config))
 
         def watch(progress: Progress) -> None:
             if progress.phase is not Phase.STARTING:
@@ -197,6 +188,7 @@ class Tuner:
             self.watch(TrialProgress(number=number, progress=progress))
 
         with self._given_up_unless_told(ask):
+            self.watch(TrialStarted(number=number, kind=ask.kind, config=ask.config))
             try:
                 spec = self.engine.launch(self.study.task, ask.config, runner.target)
                 device = self.study.task.device(ask.config.device)
@@ -220,14 +212,6 @@ class Tuner:
         for device in self.study.task.devices:
             config = self.space.config({**self.space.complete(self.default_config), "device": device.name})
             runner.check(self.engine.launch(self.study.task, config, runner.target), device)
-
-    def _settle(self) -> None:
-        """Closes what dead processes left running; waits for a trial whose owner is not yet known."""
-        self._store.recover()
-        deadline = time.monotonic() + _UNCLAIMED_DEADLINE_S
-        while self._store.unclaimed() and time.monotonic() < deadline:
-            time.sleep(0.5)
-            self._store.recover()
 
 
 def _unwatched(event: Event) -> None:

@@ -26,10 +26,10 @@ import logging
 import re
 import time
 import uuid
+import warnings
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import optuna
 import sqlalchemy.exc
@@ -54,8 +54,6 @@ _SESSIONS: Final = "sessions"
 _LEASE: Final = "lease"
 _ENDED_AS: Final = "ended_as"
 _FAULT: Final = "fault"
-_LEASELESS_S: Final = 10.0
-"""A running trial this old without a lease belongs to a process that died while asking."""
 
 
 class StudyStore:
@@ -84,7 +82,6 @@ class StudyStore:
                 study_name=study.name,
                 storage=open_storage(study.storage),
                 directions=[objective.direction.value for objective in study.objectives],
-                sampler=_Preset({}),
                 load_if_exists=True,
             )
             self._adopt()
@@ -99,7 +96,9 @@ class StudyStore:
                 )
             self.optuna.set_user_attr(_STUDY_ID, uuid.uuid4().hex)
             self.optuna.set_user_attr(_DEFINITION, definition_json(self._study))
-            self.optuna.set_metric_names([str(objective) for objective in self._study.objectives])
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                self.optuna.set_metric_names([str(objective) for objective in self._study.objectives])
             self.optuna.set_user_attr(_FINGERPRINT, self._study.fingerprint)
             return
         directions = [Direction(direction.name.lower()) for direction in self.optuna.directions]
@@ -121,21 +120,41 @@ class StudyStore:
         """Every trial, by number."""
         with translated_errors(self._study.storage):
             trials = self.optuna.get_trials(deepcopy=False)
-        return [record for trial in trials if (record := self._record(trial)) is not None]
+        return [self._record(trial) for trial in trials]
 
     def ask(self, sampler: BaseSampler, kind: Kind, token: str) -> tuple[Attempt, Config]:
-        """Opens a trial whose configuration `sampler` chooses."""
+        """Opens a trial whose configuration `sampler` chooses.
+
+        The trial enters the storage in one piece, lease and all, so that a process that dies while it asks
+        leaves nothing half made; that is why Optuna's own `ask`, which writes parameter by parameter, is
+        not used.
+        """
         with translated_errors(self._study.storage):
-            self.optuna.sampler = _Claiming(sampler, Lease.of_this_process(token), kind)
-            trial = self.optuna.ask(self._distributions)
-            self._renewed = time.monotonic()
-        config = self._space.config(trial.params)
-        return Attempt(study_id=self.study_id, trial=trial.number, token=token), config
+            draft = optuna.trial.create_trial(state=TrialState.RUNNING)
+            draft.number = len(self.optuna.get_trials(deepcopy=False))
+            sampler.before_trial(self.optuna, draft)
+            relative = sampler.infer_relative_search_space(self.optuna, draft)
+            values = sampler.sample_relative(self.optuna, draft, relative)
+            for name, distribution in self._distributions.items():
+                if name not in values:
+                    values[name] = sampler.sample_independent(self.optuna, draft, name, distribution)
+        config = self._space.config(values)
+        return self.ask_for(config, kind, token), config
 
     def ask_for(self, config: Config, kind: Kind, token: str) -> Attempt:
         """Opens a trial of a given configuration."""
-        attempt, _ = self.ask(_Preset(self._space.complete(config)), kind, token)
-        return attempt
+        lease = Lease.of_this_process(token)
+        trial = optuna.trial.create_trial(
+            state=TrialState.RUNNING,
+            params=self._space.complete(config),
+            distributions=self._distributions,
+            user_attrs={_LEASE: lease.to_json(), KIND: kind.value},
+        )
+        with translated_errors(self._study.storage):
+            trial_id = self.optuna._storage.create_new_trial(self.optuna._study_id, template_trial=trial)
+            number = self.optuna._storage.get_trial_number_from_id(trial_id)
+        self._renewed = time.monotonic()
+        return Attempt(study_id=self.study_id, trial=number, token=token)
 
     def renew(self, attempt: Attempt) -> None:
         """Says that the attempt is still at work; cheap to call often."""
@@ -169,9 +188,8 @@ class StudyStore:
             self.optuna.tell(attempt.trial, state=TrialState.FAIL, skip_if_finished=True)
         return self._told(attempt.trial)
 
-    def recover(self) -> list[TrialRecord]:
+    def recover(self) -> None:
         """Closes the trials of processes that died: those with an outcome are told, others interrupted."""
-        recovered = []
         with translated_errors(self._study.storage):
             running = self.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         for trial in running:
@@ -179,22 +197,12 @@ class StudyStore:
             lease = trial.user_attrs.get(_LEASE)
             if lease is not None and Lease.from_json(lease).alive():
                 continue
-            if lease is None and _age_s(trial) < _LEASELESS_S:
-                continue
             if outcome is not None:
                 self._finish(trial.number, outcome_from_json(outcome))
             else:
                 self._set(trial.number, _ENDED_AS, State.INTERRUPTED.value)
                 with translated_errors(self._study.storage):
                     self.optuna.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
-            recovered.append(self._told(trial.number))
-        return [record for record in recovered if record is not None]
-
-    def unclaimed(self) -> bool:
-        """Whether a running trial has no lease yet: a process is asking, or died while it asked."""
-        with translated_errors(self._study.storage):
-            running = self.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        return any(_LEASE not in trial.user_attrs for trial in running)
 
     def add_session(self, session: Mapping[str, float | str]) -> None:
         """Keeps what a run of the loop spent; a session with the same `id` is replaced."""
@@ -229,24 +237,22 @@ class StudyStore:
 
     def _told(self, number: int) -> TrialRecord:
         with translated_errors(self._study.storage):
-            record = self._record(self._trial(number))
-        assert record is not None
-        return record
+            return self._record(self._trial(number))
+
+    def _trial_id(self, number: int) -> int:
+        return self.optuna._storage.get_trial_id_from_study_id_trial_number(self.optuna._study_id, number)
 
     def _trial(self, number: int) -> FrozenTrial:
-        return self.optuna.get_trials(deepcopy=False)[number]
+        return self.optuna._storage.get_trial(self._trial_id(number))
 
     def _set(self, number: int, key: str, value: str) -> None:
         with translated_errors(self._study.storage):
-            self.optuna._storage.set_trial_user_attr(self._trial(number)._trial_id, key, value)
+            self.optuna._storage.set_trial_user_attr(self._trial_id(number), key, value)
 
     def _config(self, trial: FrozenTrial) -> Config:
         return self._space.config(trial.params)
 
-    def _record(self, trial: FrozenTrial) -> TrialRecord | None:
-        """The record of an Optuna trial; `None` for one that died before its configuration was complete."""
-        if set(trial.params) != set(self._space.names):
-            return None
+    def _record(self, trial: FrozenTrial) -> TrialRecord:
         outcome = trial.user_attrs.get(OUTCOME)
         if trial.state is TrialState.RUNNING:
             state = State.RUNNING
@@ -266,53 +272,6 @@ class StudyStore:
         )
 
 
-class _Claiming(BaseSampler):
-    """Passes everything on to a sampler, and writes the lease the moment the trial exists."""
-
-    def __init__(self, inner: BaseSampler, lease: Lease, kind: Kind) -> None:
-        self._inner = inner
-        self._lease = lease
-        self._kind = kind
-
-    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        study._storage.set_trial_user_attr(trial._trial_id, _LEASE, self._lease.to_json())
-        study._storage.set_trial_user_attr(trial._trial_id, KIND, self._kind.value)
-        self._inner.before_trial(study, trial)
-
-    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return self._inner.infer_relative_search_space(study, trial)
-
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        return self._inner.sample_relative(study, trial, search_space)
-
-    def sample_independent(
-        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        return self._inner.sample_independent(study, trial, param_name, param_distribution)
-
-
-class _Preset(BaseSampler):
-    """Chooses given values."""
-
-    def __init__(self, values: Mapping[str, object]) -> None:
-        self._values = dict(values)
-
-    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return {}
-
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        return {}
-
-    def sample_independent(
-        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        return self._values[param_name]
-
-
 def stored_definition(name: str, storage: str) -> str:
     """The definition, as JSON, of the study called `name`.
 
@@ -327,7 +286,7 @@ def stored_definition(name: str, storage: str) -> str:
         names = optuna.study.get_all_study_names(opened)
         if name not in names:
             raise UnknownNameError("study", name, names)
-        attributes = optuna.load_study(study_name=name, storage=opened, sampler=_Preset({})).user_attrs
+        attributes = optuna.load_study(study_name=name, storage=opened).user_attrs
     if _DEFINITION not in attributes:
         raise UsageError(f"The study {name!r} in {redacted(storage)} was not made by tune.")
     return str(attributes[_DEFINITION])
@@ -379,14 +338,3 @@ def _remedy(cause: str) -> str:
     if "not a database" in text:
         return "That file is something else; choose another name."
     return ""
-
-
-def _age_s(trial: FrozenTrial) -> float:
-    if trial.datetime_start is None:
-        return float("inf")
-    return (datetime.now(UTC).replace(tzinfo=None) - _as_utc(trial.datetime_start)).total_seconds()
-
-
-def _as_utc(moment: datetime) -> datetime:
-    """Optuna stores local time without a zone."""
-    return moment.astimezone(UTC).replace(tzinfo=None)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from tuner.parameter import Config
 from tuner.space import Space
 from tuner.strategies.candidates import Candidates
-from tuner.study.definition import AUTO, Study
+from tuner.strategies.random import RandomSampler
+from tuner.study.definition import AUTO, RANDOM, Study
 from tuner.study.record import State, TrialRecord
 
 if TYPE_CHECKING:
@@ -77,12 +78,13 @@ class Strategy:
 
     def _made(self) -> BaseSampler:
         search = self._study.search
+        common = (self._candidates, self._study.objectives, self._study.slos)
         if search.sampler == AUTO:
             from tuner.strategies.bayesian import BayesianSampler  # imports torch: see the class
 
-            return BayesianSampler(
-                self._space, self._study.objectives, self._study.slos, seed=search.seed, candidates=self._candidates
-            )
-        from tuner.strategies.foreign import sampler_by_name
+            return BayesianSampler(*common, seed=search.seed)
+        if search.sampler == RANDOM:
+            return RandomSampler(*common, seed=search.seed)
+        from tuner.strategies.foreign import ForeignSampler, sampler_by_name  # as does this, for some
 
-        raise NotImplementedError(sampler_by_name)
+        return ForeignSampler(*common, seed=search.seed, inner=sampler_by_name(search.sampler, search.seed))

@@ -33,7 +33,7 @@ def make_study(tmp_path: Path) -> Iterator[StudyMaker]:
         confirmations: int = 1,
         failures: dict[int, str] | None = None,
         seconds: float = 0.0,
-        sampler: str = "RandomSampler",
+        sampler: str = "random",
         clients: int = 32,
         storage: str | None = None,
         budget: Budget | None = None,
@@ -51,9 +51,7 @@ def make_study(tmp_path: Path) -> Iterator[StudyMaker]:
             runner=AdapterChoice(name="fake", options={"failures": failures or {}, "seconds": seconds}),
             slos=bounds,
             objectives=tuple(Objective(MetricRef.parse(text)) for text in objectives),
-            search=SearchOptions(
-                budget=budget or Budget(trials=trials), sampler=sampler, confirmations=confirmations
-            ),
+            search=SearchOptions(budget=budget or Budget(trials=trials), sampler=sampler, confirmations=confirmations),
             plan=TrialPlan(workload=workload, slos=bounds),
             storage=storage or f"sqlite:///{tmp_path / 'study.db'}",
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import socket
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -34,7 +36,7 @@ def test_engine_default_is_tried_first_and_the_budget_is_spent_exactly(make_stud
 
 
 def test_no_configuration_is_searched_twice(make_study: StudyMaker) -> None:
-    result = tuner.tune(make_study(trials=25))
+    result = tuner.tune(make_study(trials=12))
     counts = Counter(record.config for record in done(result.records))
     assert set(counts.values()) == {1}
 
@@ -123,8 +125,6 @@ def test_trial_of_a_dead_process_is_closed_and_its_outcome_kept_if_it_was_writte
     assert ahead is not None
     # As after kill -9: the lease names a process that is no more.
     dead = '{"host": "%s", "boot": "gone", "pid": 1, "pid_started": 0.0, "token": "t", "renewed": 0.0}'
-    import socket
-
     storage = first._store.optuna._storage
     for trial in first._store.optuna.get_trials():
         storage.set_trial_user_attr(trial._trial_id, "lease", dead % socket.gethostname())
@@ -163,8 +163,6 @@ def test_budget_may_grow_between_runs(make_study: StudyMaker) -> None:
 )
 def test_time_and_money_end_the_search(make_study: StudyMaker, budget: Budget, words: str) -> None:
     result = tuner.tune(make_study(budget=budget))
-    import re
-
     assert re.search(words, result.stop_reason)
 
 
@@ -177,7 +175,7 @@ def test_unattainable_slo_is_explained_with_the_nearest_configuration(make_study
 
 
 def test_two_objectives_give_a_front_that_nothing_dominates(make_study: StudyMaker) -> None:
-    result = tuner.tune(make_study(trials=20, objectives=("throughput", "p99(latency)"), slos=(), confirmations=0))
+    result = tuner.tune(make_study(trials=10, objectives=("throughput", "p99(latency)"), slos=(), confirmations=0))
     points = []
     for evidence in result.front:
         estimates = [evidence.estimate(objective.metric) for objective in result.study.objectives]
@@ -232,7 +230,7 @@ def test_result_is_read_without_running_and_an_unknown_study_is_named(make_study
 def test_storage_that_cannot_be_used_is_named_without_password(
     make_study: StudyMaker, url: str, error: type[Exception]
 ) -> None:
-    with pytest.raises(error, match=url.split(":")[0]):
+    with pytest.raises(error, match=re.escape(url.split(":")[0])):
         tuner.tune(make_study(storage=url))
 
 
