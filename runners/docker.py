@@ -14,7 +14,7 @@ from pydantic import Field
 
 from runners.attempt_folder import AttemptFolder, abandoned
 from runners.docker_daemon import absent_image, connected, daemon_url, has_image, machine, pull, require_offered
-from runners.docker_server import LABEL, DockerServer, container_texts
+from runners.docker_server import LABEL, DockerServer
 from runners.gpus import nvidia_gpus, require_gpus
 from runners.load.driver import SubprocessLoadDriver
 from runners.options import RunnerOptions, Seconds, checked_options
@@ -26,6 +26,7 @@ from runners.verdict import refusals
 from tuner.device import DeviceKind, DeviceType
 from tuner.errors import UnavailableError
 from tuner.launch import LaunchSpec, Target
+from tuner.launch_texts import container_texts
 from tuner.ports import LoadDriver
 from tuner.trial import Attempt, Outcome, Phase, Progress, TrialPlan
 from tuner.units import format_bytes
@@ -87,6 +88,15 @@ class DockerRunner:
         """See `tuner.ports.Runner.options_schema`."""
         return DockerOptions.model_json_schema()
 
+    def answers(self) -> bool:
+        """See `tuner.ports.Runner.answers`."""
+        try:
+            with connected(daemon_url(self._options.base_url)) as client:
+                client.ping()
+        except UnavailableError:
+            return False
+        return True
+
     def check(self, spec: LaunchSpec, device: DeviceType) -> None:
         """See `tuner.ports.Runner.check`."""
         with connected(daemon_url(self._options.base_url)) as client:
@@ -107,7 +117,7 @@ class DockerRunner:
                 )
             require_gpus(device, nvidia_gpus)
             refusals(spec)
-            container_texts(spec, {})
+            container_texts(spec)
             for source in (*spec.links.values(), *(mount.source for mount in spec.mounts)):
                 if not source.exists():
                     raise UnavailableError(f"{source}, which the server is to read, does not exist.")

@@ -21,7 +21,6 @@ from runners.attempt_folder import AttemptFolder
 from runners.container_memory import oom_counter, oom_kills
 from runners.docker_daemon import absent_image, socket_path, translated
 from runners.guardian import Hold, guardian
-from runners.launch_texts import LaunchTexts, launch_texts
 from runners.owner import Owner
 from runners.placement import Placement, cpuset
 from runners.served_trial import ServerRefusedError
@@ -30,10 +29,10 @@ from runners.verdict import Evidence, ServerExit
 from tuner.device import DeviceKind, DeviceType
 from tuner.errors import TrialFault, UnavailableError
 from tuner.launch import LaunchSpec
+from tuner.launch_texts import SCRATCH_IN_CONTAINER, LaunchTexts, container_texts
 from tuner.units import format_bytes
 
 LABEL = "serving-tuner"
-SCRATCH = "/serving-tuner"
 _NOBODY = 65534
 _TMP_BYTES = 2**30
 _LOG_SIZE = "32m"
@@ -200,8 +199,8 @@ class DockerServer:
         )
 
     def _mounts(self) -> list[docker.types.Mount]:
-        places = [(SCRATCH, self.folder.scratch)]
-        places += [(f"{SCRATCH}/{name}", source.resolve()) for name, source in self.spec.links.items()]
+        places = [(SCRATCH_IN_CONTAINER, self.folder.scratch)]
+        places += [(f"{SCRATCH_IN_CONTAINER}/{name}", source.resolve()) for name, source in self.spec.links.items()]
         places += [(mount.target, mount.source.resolve()) for mount in self.spec.mounts]
         return [docker.types.Mount(target, str(source), type="bind", read_only=True) for target, source in places]
 
@@ -281,22 +280,6 @@ class DockerServer:
                 self._container = None
                 return
             time.sleep(0.1)
-
-
-def container_texts(spec: LaunchSpec, forwarded: Mapping[str, str]) -> LaunchTexts:
-    """The texts of `spec` for a container.
-
-    Raises:
-        UsageError: a placeholder that means nothing.
-    """
-    return launch_texts(
-        spec,
-        host="0.0.0.0",  # noqa: S104 - of the container; the daemon publishes it on 127.0.0.1 alone
-        port=spec.port,
-        scratch=SCRATCH,
-        mounts={mount.name: mount.target for mount in spec.mounts},
-        forwarded=forwarded,
-    )
 
 
 def labels(folder: AttemptFolder) -> dict[str, str]:

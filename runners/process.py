@@ -59,6 +59,10 @@ class ProcessRunner:
         """See `tuner.ports.Runner.options_schema`."""
         return RunnerOptions.model_json_schema()
 
+    def answers(self) -> bool:
+        """Always: processes need nothing but this machine."""
+        return True
+
     def check(self, spec: LaunchSpec, device: DeviceType) -> None:
         """See `tuner.ports.Runner.check`."""
         self._placement(device)

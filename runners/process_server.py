@@ -21,7 +21,6 @@ import psutil
 from runners import confined_exec
 from runners.attempt_folder import AttemptFolder
 from runners.guardian import Hold, guardian
-from runners.launch_texts import LaunchTexts, launch_texts
 from runners.memory_watchdog import MemoryWatchdog
 from runners.owner import Owner
 from runners.placement import Placement, cpuset
@@ -30,6 +29,7 @@ from runners.server_log import SCANNED_LINES, Redactor, log_lines
 from runners.verdict import Evidence, ServerExit
 from tuner.errors import TrialFault
 from tuner.launch import LaunchSpec
+from tuner.launch_texts import LaunchTexts, launch_texts
 
 _LOG_BYTES = 2**20
 _KILL_S = 10.0

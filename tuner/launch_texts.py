@@ -10,7 +10,7 @@ from typing import Final
 from tuner.errors import UsageError, did_you_mean
 from tuner.launch import LaunchSpec
 
-SCRATCH_IN_CONTAINER: Final = "/tuner"
+SCRATCH_IN_CONTAINER: Final = "/serving-tuner"
 """Where a container finds the scratch folder."""
 
 _TOKEN = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
@@ -59,15 +59,15 @@ def launch_texts(
     )
 
 
-def container_texts(spec: LaunchSpec) -> LaunchTexts:
-    """The texts of `spec` as a container of its own reads them; raises what `launch_texts` raises."""
+def container_texts(spec: LaunchSpec, forwarded: Mapping[str, str] | None = None) -> LaunchTexts:
+    """The texts of `spec` for a container; `forwarded` and what is raised as for `launch_texts`."""
     return launch_texts(
         spec,
-        host="0.0.0.0",  # noqa: S104 - the container's own interfaces
+        host="0.0.0.0",  # noqa: S104 - of the container; it is published on 127.0.0.1 alone
         port=spec.port,
         scratch=SCRATCH_IN_CONTAINER,
         mounts={mount.name: mount.target for mount in spec.mounts},
-        forwarded={},
+        forwarded=forwarded or {},
     )
 
 
