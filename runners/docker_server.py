@@ -81,6 +81,7 @@ class DockerServer:
     _container: Container | None = None
     _exit: ServerExit | None = None
     _ended: threading.Event = field(default_factory=threading.Event)
+    _waiter: threading.Thread | None = None
     _counter: Path | None = None
     _holds: list[Hold] = field(default_factory=list)
 
@@ -125,6 +126,8 @@ class DockerServer:
                         self._ended.wait(grace_s)
                 self._keep_log()
             self._remove()
+        if self._waiter is not None:
+            self._waiter.join(_GONE_S)
         self.folder.remove()
         for hold in self._holds:
             hold.release()
@@ -146,7 +149,8 @@ class DockerServer:
                     raise
                 self._remove()
         assert self._container is not None
-        threading.Thread(target=self._wait, name="container-wait", daemon=True).start()
+        self._waiter = threading.Thread(target=self._wait, name="container-wait", daemon=True)
+        self._waiter.start()
         self._container.reload()
         state = self._container.attrs["State"]
         self._counter = oom_counter(state["Pid"]) if state["Pid"] else None
