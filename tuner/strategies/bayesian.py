@@ -38,6 +38,7 @@ from tuner.surrogates.acquisition import (
     log_mean_over_hypotheses,
     pareto_front,
 )
+from tuner.surrogates.one_thread import one_thread
 
 SCAN_LIMIT: Final = 200_000
 """Candidates that are all scored; of more, a random part of this size is."""
@@ -111,9 +112,10 @@ class BayesianSampler(CandidateSampler):
                 if open_positions[position]:
                     row: Rows = self.candidates.rows[position]
                     return row
-        beliefs = self.beliefs(history, _HYPOTHESES, number)
-        shortlist = self._shortlist(beliefs, history, open_positions, number)
-        scores = self._scores(beliefs, history, shortlist)
+        with one_thread():
+            beliefs = self.beliefs(history, _HYPOTHESES, number)
+            shortlist = self._shortlist(beliefs, history, open_positions, number)
+            scores = self._scores(beliefs, history, shortlist)
         chosen: Rows = shortlist[int(torch.argmax(scores))]
         return chosen
 
@@ -136,7 +138,8 @@ class BayesianSampler(CandidateSampler):
         Only configurations whose SLOs hold with probability 0.9 or more are considered; `None` where there is none.
         """
         history = self.history(study)
-        found = self._best_row(self.beliefs(history, _HYPOTHESES), history)
+        with one_thread():
+            found = self._best_row(self.beliefs(history, _HYPOTHESES), history)
         return None if found is None else config_of(self.candidates.space, found)
 
     def prospects(self, study: Study, tolerance: float = 0.05) -> Prospects | None:
@@ -144,21 +147,25 @@ class BayesianSampler(CandidateSampler):
         history = self.history(study)
         if len(self.objectives) != 1 or not len(history.rows):
             return None
-        beliefs = self.beliefs(history, _HYPOTHESES)
-        best = self._best_row(beliefs, history)
-        if best is None:
-            return None
-        open_positions = self._open(history)
-        gain, within = 0.0, 1.0
-        if open_positions.any():
-            rows = self._shortlist(beliefs, history, open_positions, 0)
-            log_gain = self._scores(beliefs, history, rows)
-            gain = math.expm1(min(math.exp(float(log_gain.max())), 50.0))
-            top = torch.argsort(log_gain, descending=True)[:_CONTENDERS].numpy()
-            within = self._within(beliefs, best, rows[top], tolerance)
+        with one_thread():
+            beliefs = self.beliefs(history, _HYPOTHESES)
+            best = self._best_row(beliefs, history)
+            if best is None:
+                return None
+            gain, within = self._gain_and_within(beliefs, history, best, tolerance)
         return Prospects(
             best=config_of(self.candidates.space, best), expected_gain=gain, within=within, tolerance=tolerance
         )
+
+    def _gain_and_within(self, beliefs: Beliefs, history: History, best: Rows, tolerance: float) -> tuple[float, float]:
+        open_positions = self._open(history)
+        if not open_positions.any():
+            return 0.0, 1.0
+        rows = self._shortlist(beliefs, history, open_positions, 0)
+        log_gain = self._scores(beliefs, history, rows)
+        gain = math.expm1(min(math.exp(float(log_gain.max())), 50.0))
+        top = torch.argsort(log_gain, descending=True)[:_CONTENDERS].numpy()
+        return gain, self._within(beliefs, best, rows[top], tolerance)
 
     def _shortlist(
         self, beliefs: Beliefs, history: History, open_positions: npt.NDArray[np.bool_], number: int
@@ -173,7 +180,7 @@ class BayesianSampler(CandidateSampler):
         if len(rows) <= _SHORTLIST and not sampled and self.candidates.complete:
             return rows
         simple = beliefs.most_probable
-        scores = self._scores(simple, history, rows)
+        scores = self._scores(simple, history, rows, torch.float32)
         best = torch.topk(scores, min(_SHORTLIST, len(rows))).indices.numpy()
         rows, scores = rows[best], scores[best]
         if sampled or not self.candidates.complete:
@@ -191,7 +198,7 @@ class BayesianSampler(CandidateSampler):
             if not len(fresh):
                 break
             known |= {row.tobytes() for row in fresh}
-            found = self._scores(beliefs, history, fresh)
+            found = self._scores(beliefs, history, fresh, torch.float32)
             order = torch.argsort(found, descending=True)[:_CLIMBERS].numpy()
             rows = np.concatenate([rows, fresh])
             if float(found.max()) <= best:
@@ -199,9 +206,11 @@ class BayesianSampler(CandidateSampler):
             best, front = float(found.max()), fresh[order]
         return rows
 
-    def _scores(self, beliefs: Beliefs, history: History, rows: Rows) -> torch.Tensor:
+    def _scores(
+        self, beliefs: Beliefs, history: History, rows: Rows, dtype: torch.dtype = torch.float64
+    ) -> torch.Tensor:
         """The acquisition function, averaged over hypotheses, shape (n,)."""
-        outlook = beliefs.outlook(rows)
+        outlook = beliefs.outlook(rows, dtype)
         if not len(history.rows):
             return outlook.log_runs + 1e-3 * self._distance(history, rows)
         improvement = self._log_improvement(beliefs, history, outlook)

@@ -32,6 +32,9 @@ _LENGTH_SCALE: Final = 0.5
 """Of the local part on one axis; grows with the square root of the number of axes."""
 _NEWTON_STEPS: Final = 30
 
+_CHUNK: Final = 1 << 14
+"""Points asked about at a time."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FailureModel:
@@ -63,7 +66,7 @@ class FailureModel:
             failed: shape (n,), which of them failed in this way.
             trend: whether there is a resource that runs out.
         """
-        covariance = _covariance(grid, grid.index(levels), levels, trend).numpy()
+        covariance = _covariance(grid, grid.points(levels), levels, trend, torch.float64).numpy()
         target = failed.astype(np.float64)
         latent = np.zeros(len(target))
         for _ in range(_NEWTON_STEPS):
@@ -82,29 +85,34 @@ class FailureModel:
         factor = scipy.linalg.cholesky(np.eye(len(root)) + np.outer(root, root) * covariance, lower=True)
         return cls(grid=grid, levels=levels, trend=trend, slopes=target - chance, factor=factor, root_weights=root)
 
-    def log_success(self, levels: Levels) -> torch.Tensor:
-        """Logarithm of the probability of not failing in this way, shape (N,)."""
-        index = self.grid.index(levels)
-        result = torch.empty(len(levels), dtype=torch.float64)
-        inverse = scipy.linalg.solve_triangular(self.factor, np.diag(self.root_weights), lower=True).T
-        for start in range(0, len(levels), 1 << 16):
-            part = slice(start, start + (1 << 16))
-            cross = _covariance(self.grid, index[part], self.levels, self.trend)
-            mean = _BASE_RATE + cross @ torch.from_numpy(self.slopes)
-            prior = _prior_variance(self.grid, levels[part], self.trend)
-            variance = (prior - (cross @ torch.from_numpy(inverse)).square().sum(dim=1)).clamp(min=0.0)
+    def log_success(self, points: torch.Tensor, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+        """Logarithm of the probability of not failing in this way, shape (N,), computed in `dtype`.
+
+        Args:
+            points: from `grid.points`.
+            dtype: to compute in.
+        """
+        result = torch.empty(len(points), dtype=dtype)
+        whitener = scipy.linalg.solve_triangular(self.factor, np.diag(self.root_weights), lower=True).T
+        whiten, slopes = torch.from_numpy(whitener).to(dtype), torch.from_numpy(self.slopes).to(dtype)
+        for start in range(0, len(points), _CHUNK):
+            part = slice(start, start + _CHUNK)
+            cross = _covariance(self.grid, points[part], self.levels, self.trend, dtype)
+            mean = torch.mv(cross, slopes).add_(_BASE_RATE)
+            prior = _prior_variance(self.grid, points[part], self.trend, dtype)
+            variance = (prior - torch.mm(cross, whiten).square_().sum(dim=1)).clamp(min=0.0)
             # The logistic function averaged over a normal (MacKay 1992).
             result[part] = torch.nn.functional.logsigmoid(-mean / torch.sqrt(1.0 + math.pi / 8.0 * variance))
-        return result
+        return result.to(torch.float64)
 
 
-def _covariance(grid: Grid, index: torch.Tensor, levels: Levels, trend: bool) -> torch.Tensor:
+def _covariance(grid: Grid, points: torch.Tensor, levels: Levels, trend: bool, dtype: torch.dtype) -> torch.Tensor:
     """Of the latent function between many points and a few, shape (N, n)."""
     length_scales = np.full(grid.dimensions, _LENGTH_SCALE * math.sqrt(grid.dimensions))
-    covariance = _LOCAL_VARIANCE * grid.correlations(index, levels, length_scales) + _BASE_VARIANCE
-    return covariance + _TREND_VARIANCE * grid.linear(index, levels) if trend else covariance
+    covariance = grid.correlations(points, levels, length_scales, dtype).mul_(_LOCAL_VARIANCE).add_(_BASE_VARIANCE)
+    return covariance.add_(grid.linear(points, levels, dtype), alpha=_TREND_VARIANCE) if trend else covariance
 
 
-def _prior_variance(grid: Grid, levels: Levels, trend: bool) -> torch.Tensor | float:
+def _prior_variance(grid: Grid, points: torch.Tensor, trend: bool, dtype: torch.dtype) -> torch.Tensor | float:
     constant = _LOCAL_VARIANCE + _BASE_VARIANCE
-    return constant + _TREND_VARIANCE * torch.from_numpy(grid.squared_norms(levels)) if trend else constant
+    return constant + _TREND_VARIANCE * grid.squared_norms(points, dtype) if trend else constant

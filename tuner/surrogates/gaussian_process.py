@@ -9,27 +9,30 @@ per hypothesis about the hyperparameters, the most probable one first.
 | `n` | training points |
 | `N` | points asked about |
 | `h` | hypotheses |
+| `u` | distinct hypotheses |
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
-from tuner.surrogates.hyperparameters import MarginalLikelihood, Priors
+from tuner.surrogates.hyperparameters import JITTER, MarginalLikelihood, Priors
 from tuner.surrogates.kernel import Array, Grid, Levels
 
 Mean = Callable[[Levels], Array]
 """A prior mean: levels (N, d) to values (N,)."""
 
-_CHUNK: Final = 1 << 16
-"""Points asked about at a time: with 100 training points, 50 MB."""
+_CHUNK: Final = 1 << 14
+"""Points asked about at a time: few enough for the intermediate results to stay in the cache."""
 
-_LEAST_VARIANCE: Final = 1e-12
+_LEAST_VARIANCE: Final = 1e-10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -39,9 +42,10 @@ class GaussianProcess:
     Attributes:
         grid: the axes.
         levels: training points, shape (n, d).
-        thetas: hyperparameters per hypothesis, shape (h, d + 2), the most probable first.
-        factors: Cholesky factors of the training covariance, shape (h, n, n).
-        alphas: covariance inverse times centred values, shape (h, n).
+        thetas: distinct hyperparameters, shape (u, d + 2).
+        copies: which of them each hypothesis has, shape (h,), the most probable first.
+        factors: Cholesky factors of the training covariances, shape (u, n, n).
+        alphas: inverse covariances times centred values, shape (u, n).
         center: what was subtracted from the values beside the prior mean.
         level_variance: of the unknown level.
         mean: the prior mean, or `None` for zero.
@@ -50,6 +54,7 @@ class GaussianProcess:
     grid: Grid
     levels: Levels
     thetas: Array
+    copies: npt.NDArray[np.int64]
     factors: torch.Tensor
     alphas: torch.Tensor
     center: float
@@ -67,7 +72,6 @@ class GaussianProcess:
         hypotheses: int = 0,
         priors: Priors | None = None,
         mean: Mean | None = None,
-        start: Array | None = None,
         seed: int = 0,
     ) -> GaussianProcess:
         """Fits hyperparameters to values; works from one value on, and with repeats and constants.
@@ -80,23 +84,23 @@ class GaussianProcess:
             hypotheses: how many draws of the hyperparameters to keep beside the most probable ones.
             priors: of the hyperparameters.
             mean: prior mean.
-            start: hyperparameters to start the fit from, as of an earlier fit.
             seed: of the draws.
         """
         priors = priors or Priors()
         residuals = values if mean is None else values - mean(levels)
         center = float(residuals.mean())
         noise = np.zeros(len(values)) if noise_variances is None else noise_variances
-        likelihood = MarginalLikelihood(grid, grid.pairwise_distances(levels), residuals - center, noise, priors)
-        best = likelihood.best(start)
-        thetas = likelihood.sample(best, hypotheses, seed) if hypotheses else best[None]
-        covariances = torch.from_numpy(np.stack([likelihood.covariance(theta) for theta in thetas]))
-        factors = torch.linalg.cholesky(covariances)
+        likelihood = MarginalLikelihood(grid, levels, residuals - center, noise, priors)
+        best = likelihood.best()
+        drawn = likelihood.sample(best, hypotheses, seed) if hypotheses else best[None]
+        thetas, copies = np.unique(drawn, axis=0, return_inverse=True)
+        factors = torch.linalg.cholesky(torch.from_numpy(likelihood.covariances(thetas)))
         centred = torch.from_numpy(residuals - center)[None, :, None].expand(len(thetas), -1, -1)
         return cls(
             grid=grid,
             levels=levels,
             thetas=thetas,
+            copies=copies.reshape(-1),
             factors=factors,
             alphas=torch.cholesky_solve(centred, factors)[..., 0],
             center=center,
@@ -107,36 +111,59 @@ class GaussianProcess:
     @property
     def most_probable(self) -> GaussianProcess:
         """The same with the first hypothesis only."""
-        return replace(self, thetas=self.thetas[:1], factors=self.factors[:1], alphas=self.alphas[:1])
+        first = self.copies[:1]
+        return replace(
+            self,
+            thetas=self.thetas[first],
+            copies=np.zeros(1, dtype=np.int64),
+            factors=self.factors[first],
+            alphas=self.alphas[first],
+        )
 
-    def posterior(self, levels: Levels) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and variance of the noise-free function, each of shape (h, N)."""
-        index = self.grid.index(levels)
-        means = torch.empty(len(self.thetas), len(levels), dtype=torch.float64)
+    def posterior(
+        self, levels: Levels, points: torch.Tensor | None = None, dtype: torch.dtype = torch.float64
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and variance of the noise-free function, each of shape (h, N).
+
+        Args:
+            levels: shape (N, d).
+            points: `grid.points(levels)`, where it is at hand.
+            dtype: to compute in; single precision is good to three digits, and several times quicker.
+        """
+        points = self.grid.points(levels) if points is None else points
+        means = torch.empty(len(self.thetas), len(points), dtype=dtype)
         variances = torch.empty_like(means)
-        inverses = self._inverse_factors()
-        prior_mean = 0.0 if self.mean is None else torch.from_numpy(self.mean(levels))
-        for part in _chunks(len(levels)):
-            for h, theta in enumerate(self.thetas):
-                cross = self._cross(index[part], theta)
-                means[h, part] = cross @ self.alphas[h]
-                explained = (cross @ inverses[h]).square_().sum(dim=1)
-                variances[h, part] = self._prior_variance(theta) - explained
-        return means + self.center + prior_mean, variances.clamp_(min=_LEAST_VARIANCE)
+        for u, theta in enumerate(self.thetas):
+            signal = math.exp(2 * theta[-2])
+            alpha = self.alphas[u]
+            whitener = self._inverse_factor(u).mT
+            # The level's part of the covariance with the training points is constant: it is added at the end.
+            mean_shift = self.center + self.level_variance * float(alpha.sum())
+            shift = (self.level_variance * whitener.sum(dim=0)).to(dtype)
+            scaled_alpha, scaled_whitener = (signal * alpha).to(dtype), (signal * whitener).to(dtype)
+            for start in range(0, len(points), _CHUNK):
+                part = slice(start, start + _CHUNK)
+                cross = self.grid.correlations(points[part], self.levels, np.exp(theta[:-2]), dtype)
+                means[u, part] = torch.mv(cross, scaled_alpha).add_(mean_shift)
+                explained = torch.addmm(shift, cross, scaled_whitener).square_().sum(dim=1)
+                variances[u, part] = (signal + self.level_variance) - explained
+        if self.mean is not None:
+            means += torch.from_numpy(self.mean(levels)).to(dtype)
+        variances.clamp_(min=_LEAST_VARIANCE)
+        return means.to(torch.float64)[self.copies], variances.to(torch.float64)[self.copies]
 
     def joint_posterior(self, levels: Levels) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean, shape (h, N), and covariance, shape (h, N, N), of the noise-free function; for N in the hundreds."""
-        index = self.grid.index(levels)
-        inverses = self._inverse_factors()
         means, covariances = [], []
-        for h, theta in enumerate(self.thetas):
-            cross = self._cross(index, theta)
-            half = cross @ inverses[h]
-            prior = np.exp(2 * theta[-2]) * self.grid.correlations(index, levels, np.exp(theta[:-2]))
-            covariances.append(prior + self.level_variance - half @ half.T)
-            means.append(cross @ self.alphas[h])
-        prior_mean = 0.0 if self.mean is None else torch.from_numpy(self.mean(levels))
-        return torch.stack(means) + self.center + prior_mean, torch.stack(covariances)
+        for u, theta in enumerate(self.thetas):
+            cross, prior = self._covariances(levels, theta)
+            half = cross @ self._inverse_factor(u).mT
+            means.append(cross @ self.alphas[u] + self.center)
+            covariances.append(prior - half @ half.T)
+        mean = torch.stack(means)
+        if self.mean is not None:
+            mean += torch.from_numpy(self.mean(levels))
+        return mean[self.copies], torch.stack(covariances)[self.copies]
 
     def believing(self, levels: Levels) -> GaussianProcess:
         """The same as if `levels`, shape (p, d), had been measured and had shown exactly their means.
@@ -146,21 +173,15 @@ class GaussianProcess:
         """
         if not len(levels):
             return self
-        index = self.grid.index(levels)
         factors, alphas = [], []
-        for h, theta in enumerate(self.thetas):
-            cross = self._cross(index, theta)
-            below = torch.linalg.solve_triangular(self.factors[h], cross.T, upper=False).T
-            prior = np.exp(2 * theta[-2]) * self.grid.correlations(index, levels, np.exp(theta[:-2]))
-            own = (
-                prior
-                + self.level_variance
-                + (np.exp(2 * theta[-1]) + 1e-8) * torch.eye(len(levels), dtype=torch.float64)
-            )
-            corner = torch.linalg.cholesky(own - below @ below.T)
-            above = torch.zeros(len(self.factors[h]), len(levels), dtype=torch.float64)
-            factors.append(torch.cat([torch.cat([self.factors[h], above], 1), torch.cat([below, corner], 1)]))
-            alphas.append(torch.cat([self.alphas[h], torch.zeros(len(levels), dtype=torch.float64)]))
+        for u, theta in enumerate(self.thetas):
+            cross, prior = self._covariances(levels, theta)
+            below = cross @ self._inverse_factor(u).mT
+            noise = math.exp(2 * theta[-1]) + JITTER
+            corner = torch.linalg.cholesky(prior + noise * torch.eye(len(levels), dtype=prior.dtype) - below @ below.T)
+            right = torch.zeros(len(self.levels), len(levels), dtype=prior.dtype)
+            factors.append(torch.cat([torch.cat([self.factors[u], right], 1), torch.cat([below, corner], 1)]))
+            alphas.append(torch.cat([self.alphas[u], torch.zeros(len(levels), dtype=prior.dtype)]))
         return replace(
             self,
             levels=np.concatenate([self.levels, levels]),
@@ -168,21 +189,16 @@ class GaussianProcess:
             alphas=torch.stack(alphas),
         )
 
-    def _cross(self, index: torch.Tensor, theta: Array) -> torch.Tensor:
-        """Covariance of points with the training points, shape (N, n)."""
-        cross = self.grid.correlations(index, self.levels, np.exp(theta[:-2]))
-        return cross.mul_(float(np.exp(2 * theta[-2]))).add_(self.level_variance)
+    def _covariances(self, levels: Levels, theta: Array) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of points with the training points, shape (N, n), and among themselves, shape (N, N)."""
+        points, scales, signal = self.grid.points(levels), np.exp(theta[:-2]), math.exp(2 * theta[-2])
+        return (
+            signal * self.grid.correlations(points, self.levels, scales) + self.level_variance,
+            signal * self.grid.correlations(points, levels, scales) + self.level_variance,
+        )
 
-    def _prior_variance(self, theta: Array) -> float:
-        return float(np.exp(2 * theta[-2])) + self.level_variance
-
-    def _inverse_factors(self) -> torch.Tensor:
-        """Transposed inverses of the factors, shape (h, n, n): a product with them is quicker than solving."""
-        eye = torch.eye(self.factors.shape[-1], dtype=torch.float64)
-        inverse: torch.Tensor = torch.linalg.solve_triangular(self.factors, eye.expand_as(self.factors), upper=False)
-        return inverse.mT
-
-
-def _chunks(size: int) -> Iterator[slice]:
-    for start in range(0, size, _CHUNK):
-        yield slice(start, min(start + _CHUNK, size))
+    def _inverse_factor(self, u: int) -> torch.Tensor:
+        """Inverse of a factor, shape (n, n): a product with it is quicker than solving."""
+        eye = torch.eye(self.factors.shape[-1], dtype=self.factors.dtype)
+        inverse: torch.Tensor = torch.linalg.solve_triangular(self.factors[u], eye, upper=False)
+        return inverse

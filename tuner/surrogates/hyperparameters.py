@@ -15,9 +15,11 @@ import scipy.optimize
 import scipy.special
 import scipy.stats
 
-from tuner.surrogates.kernel import Array, Grid
+from tuner.surrogates.kernel import Array, Grid, Levels, Pairs
 
-_JITTER: Final = 1e-8
+JITTER: Final = 1e-8
+"""Added to every variance of a value, so that repeats of a noiseless value can be factored."""
+
 _HESSIAN_STEP: Final = 1e-3
 _BOUNDS: Final = 4.0
 """Prior deviations that theta may stray from the prior's centre."""
@@ -61,65 +63,62 @@ class MarginalLikelihood:
 
     Args:
         grid: the axes.
-        distances: shape (d, n, n), between the training points.
+        levels: training points, shape (n, d).
         values: shape (n,), centred.
         noise_variances: shape (n,), known parts of the noise.
         priors: of theta.
     """
 
-    def __init__(self, grid: Grid, distances: Array, values: Array, noise_variances: Array, priors: Priors) -> None:
-        self._grid = grid
-        self._distances = distances
+    def __init__(self, grid: Grid, levels: Levels, values: Array, noise_variances: Array, priors: Priors) -> None:
+        self._pairs = Pairs(grid, levels)
         self._values = values
         self._noise_variances = noise_variances
         self._level_variance = priors.level_sd**2
         self.center = priors.center(grid.dimensions)
         self.deviation = priors.deviation(grid.dimensions)
+        self._low = self.center - _BOUNDS * self.deviation
+        self._high = self.center + _BOUNDS * self.deviation
 
-    def covariance(self, theta: Array) -> Array:
-        """Of the values, noise included, shape (n, n)."""
-        log_correlations, _ = self._grid.log_correlations(self._distances, np.exp(theta[:-2]))
-        return self._with_noise(math.exp(2 * theta[-2]) * np.exp(log_correlations), theta)
+    def covariances(self, thetas: Array) -> Array:
+        """Of the values, noise included, shape (m, n, n), for `thetas` of shape (m, d + 2)."""
+        log_correlations, _ = self._pairs.log_correlations(np.exp(thetas[:, :-2]))
+        return self._with_noise(np.exp(2 * thetas[:, -2, None, None] + log_correlations), thetas)
+
+    def log_densities(self, thetas: Array) -> Array:
+        """Shape (m,), for `thetas` of shape (m, d + 2)."""
+        factors = np.linalg.cholesky(self.covariances(thetas))
+        whitened = np.linalg.solve(factors, np.broadcast_to(self._values[:, None], (*factors.shape[:2], 1)))[..., 0]
+        log_determinants = 2.0 * np.log(np.diagonal(factors, axis1=1, axis2=2)).sum(axis=1)
+        standard = (thetas - self.center) / self.deviation
+        return np.asarray(-0.5 * ((whitened**2).sum(axis=1) + log_determinants + (standard**2).sum(axis=1)))
 
     def negative(self, theta: Array) -> tuple[float, Array]:
         """Minus the log density, and its gradient."""
-        log_correlations, slopes = self._grid.log_correlations(self._distances, np.exp(theta[:-2]))
-        signal = math.exp(2 * theta[-2]) * np.exp(log_correlations)
+        log_correlations, slope = self._pairs.log_correlations(np.exp(theta[:-2]))
+        signal = np.exp(2 * theta[-2] + log_correlations)
         factor = scipy.linalg.cholesky(self._with_noise(signal, theta), lower=True, check_finite=False)
         inverse = scipy.linalg.cho_solve((factor, True), np.eye(len(factor)), check_finite=False)
         alpha = inverse @ self._values
         standard = (theta - self.center) / self.deviation
-        value = (
-            0.5 * float(self._values @ alpha) + float(np.log(np.diag(factor)).sum()) + 0.5 * float(standard @ standard)
-        )
+        value = 0.5 * (float(self._values @ alpha) + float(standard @ standard)) + float(np.log(np.diag(factor)).sum())
         weights = 0.5 * (inverse - np.outer(alpha, alpha))
         weighted = weights * signal
         gradient = np.concatenate(
             [
-                np.tensordot(slopes, weighted, axes=([1, 2], [0, 1])),
+                self._pairs.slope(weighted, slope),
                 [2.0 * weighted.sum(), 2.0 * math.exp(2 * theta[-1]) * np.trace(weights)],
             ]
         )
         return value, gradient + standard / self.deviation
 
-    def _with_noise(self, signal: Array, theta: Array) -> Array:
-        covariance = signal + self._level_variance
-        covariance[np.diag_indices_from(covariance)] += self._noise_variances + math.exp(2 * theta[-1]) + _JITTER
-        return covariance
-
-    def best(self, start: Array | None = None, iterations: int = 60) -> Array:
-        """Theta of the highest density, by L-BFGS from the prior's centre, or from `start` where that is better."""
-        first = self.center
-        if start is not None and self.negative(start)[0] < self.negative(first)[0]:
-            first = start
-        reach = _BOUNDS * self.deviation
-        bounds = list(zip(self.center - reach, self.center + reach, strict=True))
+    def best(self, iterations: int = 60) -> Array:
+        """Theta of the highest density that L-BFGS finds from the prior's centre, shape (d + 2,)."""
         found = scipy.optimize.minimize(
             self.negative,
-            np.clip(first, self.center - reach, self.center + reach),
+            self.center,
             jac=True,
             method="L-BFGS-B",
-            bounds=bounds,
+            bounds=list(zip(self._low, self._high, strict=True)),
             options={"maxiter": iterations, "ftol": 1e-7},
         )
         return np.asarray(found.x, dtype=np.float64)
@@ -129,30 +128,33 @@ class MarginalLikelihood:
 
         Draws from an equal mixture of the prior and of Laplace's approximation around `best` are weighted by
         density over mixture density, and resampled: with few values the prior's draws carry the weight, with
-        many Laplace's.
+        many Laplace's. The same draw may come several times.
         """
         curvature = self._curvature(best)
-        size = len(best)
-        uniform = scipy.stats.qmc.Sobol(size, seed=seed).random(4 * count)
+        uniform = scipy.stats.qmc.Sobol(len(best), seed=seed).random(4 * count)
         normal = scipy.special.ndtri(np.clip(uniform, 1e-6, 1 - 1e-6))
         spread = np.linalg.cholesky(np.linalg.inv(curvature))
-        draws = np.concatenate(
-            [best + normal[: 2 * count] @ spread.T, self.center + self.deviation * normal[2 * count :]]
-        )
-        reach = _BOUNDS * self.deviation
-        draws = np.clip(draws, self.center - reach, self.center + reach)
+        laplace, prior = best + normal[: 2 * count] @ spread.T, self.center + self.deviation * normal[2 * count :]
+        draws = np.clip(np.concatenate([laplace, prior]), self._low, self._high)
         from_best = draws - best
-        log_laplace = (
-            -0.5 * np.einsum("ij,jk,ik->i", from_best, curvature, from_best) + 0.5 * np.linalg.slogdet(curvature)[1]
-        )
+        log_laplace = -0.5 * np.einsum("ij,jk,ik->i", from_best, curvature, from_best)
+        log_laplace += 0.5 * np.linalg.slogdet(curvature)[1]
         standard = (draws - self.center) / self.deviation
         log_prior = -0.5 * (standard**2).sum(axis=1) - np.log(self.deviation).sum()
-        log_weights = -np.array([self.negative(draw)[0] for draw in draws]) - np.logaddexp(log_laplace, log_prior)
+        log_weights = self.log_densities(draws) - np.logaddexp(log_laplace, log_prior)
         weights = np.exp(log_weights - log_weights.max())
         cumulative = np.cumsum(weights / weights.sum())
         # Systematic resampling: the number of copies differs from its expectation by less than one.
         chosen = np.searchsorted(cumulative, (np.arange(count) + 0.5) / count)
         return np.concatenate([best[None], draws[np.minimum(chosen, len(draws) - 1)]])
+
+    def _with_noise(self, signals: Array, thetas: Array) -> Array:
+        """Adds level and noise to signal covariances, shape (..., n, n)."""
+        covariances = signals + self._level_variance
+        extra = np.exp(2 * thetas[..., -1])
+        diagonal = np.arange(covariances.shape[-1])
+        covariances[..., diagonal, diagonal] += self._noise_variances + extra[..., None] + JITTER
+        return covariances
 
     def _curvature(self, best: Array) -> Array:
         """Hessian of the negative log density, made at least half as steep as the prior."""

@@ -44,14 +44,14 @@ class Axis:
         return np.abs(self.coordinates[:, None] - self.coordinates[None])
 
 
-def log_correlation(distances: Array, length_scale: Array | float, ordered: bool) -> tuple[Array, Array]:
-    """Logarithm of an axis' correlation at some distances, and its derivative by log length scale."""
-    if not ordered:
-        scaled = distances / length_scale
-        return -scaled, scaled
-    r = np.sqrt(5.0) * distances / length_scale
+def log_correlation(distances: Array, length_scales: Array, ordered: npt.NDArray[np.bool_]) -> tuple[Array, Array]:
+    """Logarithms of correlations on single axes, and their derivatives by log length scale; elementwise."""
+    scaled = distances / length_scales
+    r = np.sqrt(5.0) * scaled
     polynomial = 1.0 + r + r * r / 3.0
-    return np.log(polynomial) - r, r * r * (1.0 + r) / (3.0 * polynomial)
+    logarithm = np.where(ordered, np.log(polynomial) - r, -scaled)
+    slope = np.where(ordered, r * r * (1.0 + r) / (3.0 * polynomial), scaled)
+    return logarithm, slope
 
 
 class Grid:
@@ -63,63 +63,89 @@ class Grid:
 
     def __init__(self, axes: Sequence[Axis]) -> None:
         self.axes = tuple(axes)
-        self._offsets = np.cumsum([0, *(axis.size for axis in self.axes)])[:-1]
-        self._distances = [axis.distances() for axis in self.axes]
+        self.ordered = np.array([axis.coordinates is not None for axis in axes])
+        self.distances = [axis.distances() for axis in axes]
+        self._offsets = np.cumsum([0, *(axis.size for axis in axes)])[:-1]
 
     @property
     def dimensions(self) -> int:
         """Number of axes."""
         return len(self.axes)
 
-    def pairwise_distances(self, levels: Levels) -> Array:
-        """Shape (d, n, n)."""
-        return np.stack([table[np.ix_(x, x)] for table, x in zip(self._distances, levels.T, strict=True)])
-
-    def log_correlations(self, distances: Array, length_scales: Array) -> tuple[Array, Array]:
-        """Log correlation, shape (n, m), and its derivatives by each log length scale, shape (d, n, m).
-
-        Args:
-            distances: shape (d, n, m).
-            length_scales: shape (d,).
-        """
-        parts = [
-            log_correlation(distances[j], length_scales[j], axis.coordinates is not None)
-            for j, axis in enumerate(self.axes)
-        ]
-        return np.sum([part[0] for part in parts], axis=0), np.stack([part[1] for part in parts])
-
-    def index(self, levels: Levels) -> torch.Tensor:
-        """Points as rows of the stacked tables, shape (n, d): what `correlations` wants; made once per set."""
+    def points(self, levels: Levels) -> torch.Tensor:
+        """Points as rows of the stacked tables, shape (n, d): what the methods below want of many points."""
         return torch.from_numpy(levels.astype(np.int64) + self._offsets)
 
-    def correlations(self, index: torch.Tensor, levels: Levels, length_scales: Array) -> torch.Tensor:
-        """Correlations of many points with a few, shape (n, m).
+    def correlations(
+        self, points: torch.Tensor, levels: Levels, length_scales: Array, dtype: torch.dtype = torch.float64
+    ) -> torch.Tensor:
+        """Correlations of many points with a few, shape (N, n).
 
         Args:
-            index: of the many points, from `index`.
-            levels: of the few, shape (m, d).
+            points: the many, shape (N, d), from `points`.
+            levels: the few, shape (n, d).
             length_scales: shape (d,).
+            dtype: of the result; single precision is several times quicker.
         """
-        tables = np.concatenate(
-            [
-                log_correlation(table[:, x], scale, axis.coordinates is not None)[0]
-                for table, x, scale, axis in zip(self._distances, levels.T, length_scales, self.axes, strict=True)
-            ]
-        )
-        return torch.exp(_sum_rows(index, tables))
+        tables = [
+            log_correlation(table[:, x], scale, ordered)[0]
+            for table, x, scale, ordered in zip(self.distances, levels.T, length_scales, self.ordered, strict=True)
+        ]
+        return _sum_rows(points, tables, dtype).exp_()
 
-    def linear(self, index: torch.Tensor, levels: Levels) -> torch.Tensor:
-        """Scalar products of many points with a few, coordinates counted from the middle of the grid, shape (n, m).
+    def linear(self, points: torch.Tensor, levels: Levels, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+        """Scalar products of many points with a few, coordinates counted from the middle of the grid, shape (N, n).
 
         An unordered axis contributes one quarter, as an ordered one's ends do, where two points agree on it.
         """
-        tables = [_products(axis)[:, x] for axis, x in zip(self.axes, levels.T, strict=True)]
-        return _sum_rows(index, np.concatenate(tables))
+        return _sum_rows(points, [_products(axis)[:, x] for axis, x in zip(self.axes, levels.T, strict=True)], dtype)
 
-    def squared_norms(self, levels: Levels) -> Array:
-        """`linear` of every point with itself, shape (n,)."""
-        parts = [np.diag(_products(axis))[x] for axis, x in zip(self.axes, levels.T, strict=True)]
-        return np.asarray(np.sum(parts, axis=0))
+    def squared_norms(self, points: torch.Tensor, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+        """`linear` of every point with itself, shape (N,)."""
+        return _sum_rows(points, [np.diag(_products(axis))[:, None] for axis in self.axes], dtype)[:, 0]
+
+
+class Pairs:
+    """All pairs of some points, prepared for many length scales.
+
+    Every axis has at most as many distinct pairs of levels as there are pairs of points, mostly far fewer:
+    correlations are computed once per pair of levels, and looked up per pair of points.
+
+    Args:
+        grid: the axes.
+        levels: shape (n, d).
+    """
+
+    def __init__(self, grid: Grid, levels: Levels) -> None:
+        distances, owners, lookups, offset = [], [], [], 0
+        for axis, (table, x) in enumerate(zip(grid.distances, levels.T, strict=True)):
+            present, at = np.unique(x, return_inverse=True)
+            lookups.append(offset + at[:, None] * len(present) + at[None])
+            distances.append(table[np.ix_(present, present)].ravel())
+            owners.append(np.full(len(present) ** 2, axis))
+            offset += len(present) ** 2
+        self._distances = np.concatenate(distances)
+        self._owners = np.concatenate(owners)
+        self._ordered = grid.ordered[self._owners]
+        self._lookup = np.stack(lookups)
+        self._dimensions = grid.dimensions
+
+    def log_correlations(self, length_scales: Array) -> tuple[Array, Array]:
+        """Log correlations of the pairs of points, shape (..., n, n), for length scales of shape (..., d).
+
+        The second result is what `slope` wants, once for each of the length scales.
+        """
+        logarithm, slope = log_correlation(self._distances, length_scales[..., self._owners], self._ordered)
+        total = logarithm[..., self._lookup[0]]
+        for lookup in self._lookup[1:]:
+            total += logarithm[..., lookup]
+        return total, slope
+
+    def slope(self, weights: Array, slope: Array) -> Array:
+        """Sum over pairs of `weights`, shape (n, n), times the derivative by each log length scale, shape (d,)."""
+        repeated = np.broadcast_to(weights, self._lookup.shape).ravel()
+        gathered = np.bincount(self._lookup.ravel(), weights=repeated, minlength=len(slope))
+        return np.bincount(self._owners, weights=gathered * slope, minlength=self._dimensions).astype(np.float64)
 
 
 def _products(axis: Axis) -> Array:
@@ -128,10 +154,11 @@ def _products(axis: Axis) -> Array:
     return np.outer(axis.coordinates - 0.5, axis.coordinates - 0.5)
 
 
-def _sum_rows(index: torch.Tensor, tables: Array) -> torch.Tensor:
-    """Per point the sum of the table rows that `index` names, shape (n, m).
-
-    A product with one-hot rows is the quickest way to add up table rows in double precision.
-    """
-    one_hot = torch.zeros(len(index), len(tables), dtype=torch.float64).scatter_(1, index, 1.0)
-    return one_hot @ torch.from_numpy(tables)
+def _sum_rows(points: torch.Tensor, tables: Sequence[Array], dtype: torch.dtype) -> torch.Tensor:
+    """Per point the sum of its rows of the stacked tables, shape (N, n)."""
+    stacked = torch.from_numpy(np.ascontiguousarray(np.concatenate(tables))).to(dtype)
+    if dtype is torch.float32:
+        return torch.nn.functional.embedding_bag(points, stacked, mode="sum")
+    # In double precision a product with one-hot rows is quicker.
+    one_hot = torch.zeros(len(points), len(stacked), dtype=dtype).scatter_(1, points, 1.0)
+    return one_hot @ stacked
