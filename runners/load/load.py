@@ -19,6 +19,7 @@ from runners.load.client import Client
 from runners.load.exchange import Exchange
 from runners.load.http_head import Endpoint
 from runners.load.pacing import Pacer
+from runners.load.precedence import precedence
 from runners.load.records import Records, collect
 from runners.load.source import Magazine
 from tuner.errors import GeneratorBoundError
@@ -51,13 +52,11 @@ class LoadResult:
     Attributes:
         records: all requests.
         busy: share of a core that the generator used, per window.
-        ended_s: when it ended, from its start, s.
         cut_short: the spectator saw no hope.
     """
 
     records: Records
     busy: tuple[float, ...]
-    ended_s: float
     cut_short: bool
 
 
@@ -103,18 +102,17 @@ class Load:
             self._start_s = time.perf_counter() + _LEAD_S
             self._first_s = self._start_s + plan.warmup_s
             self._last_s = self._start_s + plan.load_s
-            pacer.start(self._start_s)
-            busy, cut_short = await self._supervise(pacer)
-            ended_s = time.perf_counter() - self._start_s
-            pacer.stop()
-            await self._client.close()
+            with precedence():
+                pacer.start(self._start_s)
+                busy, cut_short = await self._supervise(pacer)
+                end_s = time.perf_counter()
         finally:
             pacer.stop()
+            await self._client.close()
             gc.enable()
         return LoadResult(
-            records=collect(self._exchanges, self._start_s),
+            records=collect(self._exchanges, self._start_s, end_s),
             busy=tuple(busy),
-            ended_s=ended_s,
             cut_short=cut_short,
         )
 

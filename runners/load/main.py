@@ -26,14 +26,13 @@ from tuner.trial import Measurement, Progress
 
 _PR_SET_PDEATHSIG: Final = 1
 _ORPHANED: Final = 3
-_PRIORITY: Final = -10
 
 
 def main() -> int:
     """Runs one job; 0 also when the report says that there is no result."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business, which ends us
     _die_with_parent()
-    _prefer()
+    _allow_many_connections()
     job = load_job(sys.stdin.buffer.readline())
     gc.freeze()
     try:
@@ -78,10 +77,7 @@ def _die_with_parent() -> None:
         os._exit(_ORPHANED)  # it died before the kernel was asked
 
 
-def _prefer() -> None:
-    """Sends on time even on a busy machine, where the system lets us; and has files enough."""
-    with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, 0, _PRIORITY)
+def _allow_many_connections() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

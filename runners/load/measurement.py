@@ -61,7 +61,7 @@ def summarise(records: Records, plan: TrialPlan) -> Measurement:
         sent=len(counted),
         completed=int(np.sum(counted == Fate.COMPLETED)),
         failed=int(np.sum(counted == Fate.FAILED)),
-        timed_out=int(np.sum((counted == Fate.TIMED_OUT) | (counted == Fate.OPEN))),
+        timed_out=int(np.sum(counted == Fate.TIMED_OUT)),
         lateness_p99_s=max(nearest_rank(lateness, 99.0), 0.0) if len(lateness) else 0.0,
         errors=error_texts(records.errors),
     )

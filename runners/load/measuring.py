@@ -207,8 +207,8 @@ def _capacity(result: LoadResult, rate_rps: float) -> float | None:
     """Completed requests/s of a server that does not keep up with the offered rate; `None` if it does."""
     finished = result.records.finished_s[result.records.completed]
     # The first half of a load cut short may have been spent on filling the queue.
-    start_s = result.ended_s / 2
-    served = float((finished >= start_s).sum()) / (result.ended_s - start_s)
+    start_s = result.records.ended_s / 2
+    served = float((finished >= start_s).sum()) / (result.records.ended_s - start_s)
     return served if 0 < served < 0.95 * rate_rps else None
 
 

@@ -4,6 +4,8 @@ Every request counts. One that failed or timed out is a miss, worse than any ans
 request timeout, which no answered request exceeds since timeouts run from the intended send time too.
 That keeps percentiles exact and finite: a percentile that falls among the misses reads as the timeout.
 A missed request likewise misses its TTFT, its TPOT, and each gap that it still owed.
+
+Requests are open only in a load that was cut short: they count with the time they had waited by then.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
+from runners.load.exchange import Fate
 from runners.load.records import Floats, Ints, Records
 from tuner.metric import Metric
 
@@ -24,16 +27,19 @@ def request_values(records: Records, timeout_s: float) -> Mapping[Metric, Floats
     10, a latency of 60 and a TPOT of (60 - 10) / (11 - 1) = 5.
     """
     completed = records.completed
-    latency = np.where(completed, records.finished_s - records.due_s, timeout_s)
+    still_open = np.equal(records.fate, Fate.OPEN)
+    missed = np.where(still_open, records.ended_s - records.due_s, timeout_s)
+    latency = np.where(completed, records.finished_s - records.due_s, missed)
     if not records.streamed:
         return {Metric.LATENCY: latency}
-    ttft = np.where(completed, records.first_s - records.due_s, timeout_s)
+    begun = completed | (still_open & ~np.isnan(records.first_s))
+    ttft = np.where(begun, records.first_s - records.due_s, missed)
     values = {Metric.LATENCY: latency, Metric.TTFT: ttft}
     if np.any(records.asked_tokens > 0):
         tokens = np.where(completed, records.output_tokens, records.asked_tokens)
         with np.errstate(invalid="ignore", divide="ignore"):
             tpot = (records.finished_s - records.first_s) / (tokens - 1)
-        values[Metric.TPOT] = np.where(tokens < 2, np.nan, np.where(completed, tpot, timeout_s))
+        values[Metric.TPOT] = np.where((tokens < 2) | still_open, np.nan, np.where(completed, tpot, timeout_s))
     return values
 
 
@@ -44,7 +50,7 @@ def gaps(records: Records, timeout_s: float) -> tuple[Floats, Ints]:
     inner = np.diff(records.piece_owner) == 0
     lengths = np.diff(records.piece_s)[inner]
     owners = records.piece_owner[1:][inner]
-    missed = ~records.completed
+    missed = (records.fate == Fate.FAILED) | (records.fate == Fate.TIMED_OUT)
     received = np.bincount(records.piece_owner, minlength=len(records.due_s))
     # What a missed request asked for tells how many gaps it owes; at least the one that never ended.
     owed = np.where(missed, np.maximum(records.asked_tokens - np.maximum(received, 1), 1), 0)

@@ -43,7 +43,7 @@ def judge(records: Records, measurement: Measurement, plan: TrialPlan) -> Verdic
     values = measurement.values()
     bounds = [slo for slo in plan.slos if slo.metric.metric is not Metric.MAX_ARRIVAL_RATE]
     excesses = [slo.excess(values[slo.metric]) if slo.metric in values else 1.0 for slo in bounds]
-    failed = 1.0 - measurement.completed / measurement.sent if measurement.sent else 0.0
+    failed = (measurement.failed + measurement.timed_out) / max(measurement.sent, 1)
     if failed > plan.max_error_rate:
         excesses.append((failed - plan.max_error_rate) / max(plan.max_error_rate, 0.01))
     trend = latency_trend(records, plan)

@@ -36,6 +36,7 @@ class Records:
         piece_owner: index of the request of each, (m,).
         streamed: whether answers come in pieces.
         errors: texts with their counts, warm-up included.
+        ended_s: when the load ended; requests open then have waited until then.
     """
 
     due_s: Floats
@@ -50,6 +51,7 @@ class Records:
     piece_owner: Ints
     streamed: bool
     errors: Counter[str]
+    ended_s: float
 
     @property
     def completed(self) -> Flags:
@@ -57,8 +59,8 @@ class Records:
         return np.equal(self.fate, Fate.COMPLETED)
 
 
-def collect(exchanges: Sequence[Exchange], start_s: float) -> Records:
-    """The columns of `exchanges`, whose load began at `start_s` of the monotonic clock."""
+def collect(exchanges: Sequence[Exchange], start_s: float, end_s: float) -> Records:
+    """The columns of `exchanges`, whose load ran from `start_s` to `end_s` of the monotonic clock."""
     answers = [exchange.answer for exchange in exchanges]
     pieces = [answer.pieces_s or [] for answer in answers]
     lengths = np.array([len(piece) for piece in pieces], dtype=np.int64)
@@ -82,4 +84,5 @@ def collect(exchanges: Sequence[Exchange], start_s: float) -> Records:
         piece_owner=np.repeat(np.arange(len(exchanges), dtype=np.int64), lengths),
         streamed=any(answer.pieces_s is not None for answer in answers[:1]),
         errors=Counter(exchange.error for exchange in exchanges if exchange.error is not None),
+        ended_s=end_s - start_s,
     )
