@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from docker.client import DockerClient
 from tuner.errors import TrialFault, UnavailableError
 
 _CALL_DEADLINE_S = 120.0
+_REACH_S = 10.0
 _DEFAULT_URL = "unix:///var/run/docker.sock"
 
 
@@ -64,11 +66,19 @@ def connected(url: str) -> Iterator[DockerClient]:
         TrialFault: it refuses, for no reason of the configuration.
     """
     with translated(url):
+        _reach(url)
         client = docker.DockerClient(base_url=url, version="auto", timeout=int(_CALL_DEADLINE_S))
         try:
             yield client
         finally:
             client.close()
+
+
+def _reach(url: str) -> None:
+    """Connects once: docker-py does not close a socket that it could not connect."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(_REACH_S)
+        probe.connect(socket_path(url))
 
 
 @contextlib.contextmanager
