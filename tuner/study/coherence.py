@@ -11,7 +11,8 @@ from tuner.objective import Objective
 from tuner.slo import Slo
 from tuner.study.definition import Budget
 from tuner.study.faults import Faults, split_message
-from tuner.study.sections import OpenLoopSection, RateRange, TrialSection
+from tuner.study.sections import TrialSection
+from tuner.study.traffic_sections import OpenLoopSection, RateRange
 from tuner.study.yaml_lines import Place
 
 _COSTS = frozenset({Metric.COST_PER_HOUR, Metric.COST_PER_MILLION_REQUESTS, Metric.COST_PER_MILLION_TOKENS})

@@ -63,9 +63,10 @@ class Faults:
             self._take(full, problem, remedy)
 
     def _take(self, place: Place, problem: str, remedy: str) -> None:
-        line = self._document.line(place)
+        problem, remedy = (masked(" ".join(text.splitlines())) for text in (problem, remedy))
         self._places.append(place)
-        self.found.append(Fault(where=dotted(place), problem=masked(problem), remedy=masked(remedy), line=line))
+        line = self._document.line(place)
+        self.found.append(Fault(where=dotted(place), problem=problem, remedy=remedy, line=line))
 
     def add_error(self, place: Place, error: UsageError) -> None:
         """Adds what an error of the ground floor or of an adapter says."""

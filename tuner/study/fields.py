@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BeforeValidator, Field, StringConstraints, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from tuner.errors import UsageError, did_you_mean
@@ -20,8 +20,17 @@ from tuner.units import Dimension, example, parse_quantity, unit_names
 TOLD = "told"
 """Type of the pydantic errors whose text is already written for the user."""
 
+QUANTITY = "x-quantity"
+"""Key of JSON Schemas of quantities, with the unit that their defaults are in; `tuner.study.schema` reads it."""
+
 _NUMBER = r"[-+]?(\d[\d_]*\.?\d*|\.\d+)([eE][-+]?\d+)?"
 _Choice = TypeVar("_Choice", bound=enum.Enum)
+
+
+class Section(BaseModel):
+    """A mapping of known keys."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 def refused(message: str) -> PydanticCustomError:
@@ -41,9 +50,11 @@ def _quantity(dimension: Dimension) -> tuple[BeforeValidator, WithJsonSchema]:
     units = sorted((re.escape(unit) for unit in unit_names(dimension) if unit), key=len, reverse=True)
     unit = f"({'|'.join(units)})"
     bare = "" in unit_names(dimension)
+    sign = r"\$?\s*" if any(unit.startswith("$") for unit in unit_names(dimension)) else ""
     schema: dict[str, Any] = {
+        QUANTITY: dimension.value,
         "type": ["string", "number"] if bare else "string",
-        "pattern": rf"^\s*\$?\s*{_NUMBER}\s*{unit}{'?' if bare else ''}\s*$",
+        "pattern": rf"^\s*{sign}{_NUMBER}\s*{unit}{'?' if bare else ''}\s*$",
         "description": f"A quantity with its unit: {', '.join(unit for unit in unit_names(dimension) if unit)}.",
         "examples": [example(dimension)],
     }

@@ -83,7 +83,7 @@ def overridden(parameter: Parameter, values: Sequence[Value]) -> Parameter:
     if len({(type(value), value) for value in fitted}) != len(fitted):
         raise SpaceError(f"{parameter.name!r} lists a value twice: {_listed(values)}. List each once.")
     if parameter.scale is not Scale.CATEGORICAL:
-        fitted.sort()  # type: ignore[type-var]  (numbers, by _fitted)
+        fitted.sort(key=float)  # numbers, by _fitted
     default = parameter.default if parameter.default in fitted else _nearest(parameter, fitted)
     return replace(parameter, values=tuple(fitted), default=default)
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from tuner.errors import UsageError
 from tuner.study.faults import Faults, shown
-from tuner.study.sections import (
+from tuner.study.trace import read_trace
+from tuner.study.traffic_sections import (
     ClosedLoopSection,
     LengthsSection,
     OpenLoopSection,
@@ -21,7 +22,6 @@ from tuner.study.sections import (
     TraceSection,
     WorkloadSection,
 )
-from tuner.study.trace import read_trace
 from tuner.study.yaml_lines import Place
 from tuner.workload import (
     Arrival,

@@ -23,15 +23,21 @@ MAX_BYTES: Final = 256 * 1024
 MAX_DEPTH: Final = 32
 MAX_VALUES: Final = 10_000
 _TAG: Final = "tag:yaml.org,2002:"
+_PLAIN_KEY: Final = re.compile(r"^[\w$<-]{1,40}$")
 _LARGEST: Final = 2**63
 _START_OVER: Final = "`tune init` writes a study file to start from."
 
 
 def dotted(place: Place) -> str:
-    """`devices[0].price` for a place."""
+    """`devices[0].price` for a place; unusual keys are quoted: `headers['a.b']`."""
     text = ""
     for part in place:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+        if isinstance(part, int):
+            text += f"[{part}]"
+        elif _PLAIN_KEY.match(part):
+            text += f".{part}" if text else part
+        else:
+            text += f"[{_short(repr(part))}]"
     return text
 
 
