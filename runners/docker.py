@@ -13,7 +13,16 @@ from docker.client import DockerClient
 from pydantic import Field
 
 from runners.attempt_folder import AttemptFolder, abandoned
-from runners.docker_daemon import absent_image, connected, daemon_url, has_image, machine, pull, require_offered
+from runners.docker_daemon import (
+    absent_image,
+    connected,
+    daemon_url,
+    has_image,
+    machine,
+    pull,
+    require_offered,
+    translated,
+)
 from runners.docker_server import LABEL, DockerServer
 from runners.gpus import nvidia_gpus, require_gpus
 from runners.load.driver import SubprocessLoadDriver
@@ -171,7 +180,7 @@ class DockerRunner:
     def reap(self, study_id: str) -> int:
         """See `tuner.ports.Runner.reap`."""
         reaped = 0
-        with connected(daemon_url(self._options.base_url)) as client:
+        with connected(daemon_url(self._options.base_url)) as client, translated():
             for container in client.containers.list(
                 all=True, filters={"label": f"{LABEL}.study={study_id}"}, ignore_removed=True
             ):

@@ -9,16 +9,24 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Final
 
 import docker
 import docker.errors
 import requests.exceptions
+import urllib3.exceptions
 from docker.client import DockerClient
 
 from tuner.errors import TrialFault, UnavailableError
 
 _CALL_DEADLINE_S = 120.0
 _REACH_S = 10.0
+FAILURES: Final = (
+    docker.errors.DockerException,
+    requests.exceptions.RequestException,
+    urllib3.exceptions.HTTPError,
+)
+"""What docker-py raises: a stream that breaks off is not wrapped."""
 _DEFAULT_URL = "unix:///var/run/docker.sock"
 
 
@@ -59,31 +67,38 @@ def socket_path(url: str) -> str:
 
 @contextlib.contextmanager
 def connected(url: str) -> Iterator[DockerClient]:
-    """A client of the daemon, closed at the end; its errors that nobody caught leave in our words.
+    """A client of the daemon, closed at the end.
 
     Raises:
         UnavailableError: the daemon does not answer.
-        TrialFault: it refuses, for no reason of the configuration.
     """
-    with translated(url):
+    with translated():
         _reach(url)
         client = docker.DockerClient(base_url=url, version="auto", timeout=int(_CALL_DEADLINE_S))
-        try:
-            yield client
-        finally:
-            client.close()
+    try:
+        yield client
+    finally:
+        client.close()
 
 
 def _reach(url: str) -> None:
     """Connects once: docker-py does not close a socket that it could not connect."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(_REACH_S)
-        probe.connect(socket_path(url))
+        try:
+            probe.connect(socket_path(url))
+        except OSError as error:
+            raise docker.errors.DockerException(f"{socket_path(url)}: {error.strerror or error}") from error
 
 
 @contextlib.contextmanager
-def translated(url: str) -> Iterator[None]:
-    """Errors of docker-py leave the context as ours."""
+def translated() -> Iterator[None]:
+    """Errors of docker-py leave the context as ours.
+
+    Raises:
+        UnavailableError: the daemon does not answer, or has not what it takes.
+        TrialFault: it refuses, for no reason of the configuration.
+    """
     try:
         yield
     except docker.errors.ImageNotFound as error:
@@ -98,16 +113,17 @@ def translated(url: str) -> Iterator[None]:
         if "no space left" in said:
             raise TrialFault(f"The Docker daemon's disk is full: {said}. `docker system prune` frees some.") from error
         raise TrialFault(f"The Docker daemon refuses: {said}") from error
-    except (docker.errors.DockerException, requests.exceptions.RequestException, OSError) as error:
+    except FAILURES as error:
         raise UnavailableError(
-            f"The Docker daemon at {url} does not answer: {error}. Start it (`sudo systemctl start docker`), make sure "
+            f"The Docker daemon does not answer: {error}. Start it (`sudo systemctl start docker`), make sure "
             "that you may use its socket (`sudo usermod -aG docker $USER`), or use the process runner."
         ) from error
 
 
 def machine(client: DockerClient) -> Machine:
     """What the machine has."""
-    info = client.info()
+    with translated():
+        info = client.info()
     hook = shutil.which("nvidia-container-runtime-hook") or shutil.which("nvidia-container-runtime")
     return Machine(
         cores=tuple(range(info["NCPU"])),
@@ -118,10 +134,11 @@ def machine(client: DockerClient) -> Machine:
 
 def has_image(client: DockerClient, image: str) -> bool:
     """Whether the daemon has the image."""
-    try:
-        client.images.get(image)
-    except docker.errors.ImageNotFound:
-        return False
+    with translated():
+        try:
+            client.images.get(image)
+        except docker.errors.ImageNotFound:
+            return False
     return True
 
 
@@ -142,8 +159,8 @@ def require_offered(client: DockerClient, image: str) -> None:
     """
     try:
         client.images.get_registry_data(image)
-    except docker.errors.APIError as error:
-        raise absent_image(image, f"no registry offers it ({error.explanation or error})") from error
+    except FAILURES as error:
+        raise absent_image(image, f"no registry offers it ({error})") from error
 
 
 def pull(client: DockerClient, image: str, deadline_s: float, tell: Callable[[str], None]) -> None:
@@ -167,8 +184,8 @@ def pull(client: DockerClient, image: str, deadline_s: float, tell: Callable[[st
             if time.monotonic() > deadline:
                 raise absent_image(image, f"it was not pulled within {deadline_s:.0f} s")
             tell(f"pulling {image}: {event.get('status', '')} {event.get('progress', '')}".rstrip())
-    except docker.errors.APIError as error:
-        raise absent_image(image, f"it cannot be pulled ({error.explanation or error})") from error
+    except FAILURES as error:
+        raise absent_image(image, f"it cannot be pulled ({error})") from error
 
 
 def _split_tag(image: str) -> tuple[str, str | None]:

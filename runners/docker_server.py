@@ -13,13 +13,12 @@ from pathlib import Path
 
 import docker.errors
 import docker.types
-import requests.exceptions
 from docker.client import DockerClient
 from docker.models.containers import Container
 
 from runners.attempt_folder import AttemptFolder
 from runners.container_memory import oom_counter, oom_kills
-from runners.docker_daemon import absent_image, socket_path, translated
+from runners.docker_daemon import FAILURES, absent_image, socket_path, translated
 from runners.guardian import Hold, guardian
 from runners.owner import Owner
 from runners.placement import Placement, cpuset
@@ -38,6 +37,7 @@ _TMP_BYTES = 2**30
 _LOG_SIZE = "32m"
 _GONE_S = 30.0
 _SEARCHED_FILES = 5000
+_READ, _ENTER = 0o004, 0o001
 _PORT_ATTEMPTS = 3
 _NOT_EXECUTABLE = re.compile(r"OCI runtime create failed.*(exec|executable)|executable file not found", re.DOTALL)
 
@@ -100,7 +100,7 @@ class DockerServer:
         self.folder.link(self.spec.links, symbolic=False)
         texts = container_texts(self.spec, self.forwarded)
         self.folder.write(texts.files)
-        with translated(self.url):
+        with translated():
             self._start_container(texts)
 
     def exited(self, timeout_s: float) -> ServerExit | None:
@@ -118,7 +118,7 @@ class DockerServer:
 
     def stop(self, grace_s: float) -> None:
         """See `runners.served_trial.Server.stop`."""
-        with translated(self.url):
+        with translated():
             if self._container is not None:
                 if self.graceful and grace_s > 0 and self._exit is None:
                     with contextlib.suppress(docker.errors.APIError):
@@ -226,7 +226,7 @@ class DockerServer:
         try:
             answer = self.client.api.wait(self.name, timeout=None)
             self._exit = ServerExit(code=int(answer["StatusCode"]))
-        except (docker.errors.DockerException, requests.exceptions.RequestException, OSError, ValueError):
+        except FAILURES:
             # Removed by us, or the daemon has gone: the next call to it says so.
             return
         finally:
@@ -237,7 +237,7 @@ class DockerServer:
         if self._container is None:
             return None
         kills = oom_kills(self._counter)
-        with translated(self.url):
+        with translated():
             self._container.reload()
         state = self._container.attrs["State"]
         # The flag is also set where a child was killed and the server went on to end well.
@@ -252,7 +252,7 @@ class DockerServer:
     def _lines(self) -> tuple[str, ...]:
         if self._container is None:
             return ()
-        with translated(self.url):
+        with translated():
             return log_lines(self._container.logs(tail=SCANNED_LINES), self.redact)
 
     def _keep_log(self) -> None:
@@ -309,12 +309,16 @@ def gpu_requests(device: DeviceType) -> list[docker.types.DeviceRequest] | None:
 
 def _readable_by_all(source: Path) -> bool:
     """Whether any user may read the file or folder; one too large to look through counts as not."""
-    seen = 0
-    for folder, _, names in os.walk(source):
-        if os.stat(folder).st_mode & 0o005 != 0o005:
-            return False
-        for name in names:
-            seen += 1
-            if seen > _SEARCHED_FILES or not os.stat(os.path.join(folder, name)).st_mode & 0o004:
+    searched = 0
+    try:
+        if not source.is_dir():
+            return bool(source.stat().st_mode & _READ)
+        for folder, folders, files in os.walk(source):
+            searched += len(folders) + len(files)
+            if searched > _SEARCHED_FILES or os.stat(folder).st_mode & (_READ | _ENTER) != _READ | _ENTER:
                 return False
-    return source.is_dir() or bool(source.stat().st_mode & 0o004)
+            if not all(os.stat(os.path.join(folder, name)).st_mode & _READ for name in files):
+                return False
+    except OSError:
+        return False
+    return True

@@ -11,7 +11,7 @@ import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from runners.server_log import first_match
+from runners.server_log import first_match, telling_line
 from tuner.errors import UsageError
 from tuner.launch import LaunchSpec
 from tuner.metric import Metric
@@ -78,6 +78,12 @@ class Evidence:
         line = first_match(self.lines, _OUT_OF_MEMORY)
         return None if line is None else f"its log says: {line}"
 
+    @property
+    def last_words(self) -> str:
+        """What its log says of the end, to be put behind a sentence."""
+        line = telling_line(self.lines)
+        return " and logged nothing" if line is None else f": {line}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
@@ -107,8 +113,7 @@ def ended_before_ready(spec: LaunchSpec, evidence: Evidence, after_s: float) -> 
     refusal = first_match(evidence.lines, refusals(spec))
     if refusal is not None:
         return Verdict(reason=Reason.INVALID, message=f"The server refuses this combination: {refusal}")
-    last = f": {evidence.lines[-1]}" if evidence.lines else " and logged nothing"
-    return Verdict(reason=Reason.DID_NOT_START, message=ended + last)
+    return Verdict(reason=Reason.DID_NOT_START, message=ended + evidence.last_words)
 
 
 def not_ready_in_time(evidence: Evidence, deadline_s: float, path: str, unready: str) -> Verdict:
@@ -126,8 +131,7 @@ def died_under_load(evidence: Evidence, after_s: float) -> Verdict:
     ended = f"The server ended {after_s:.1f} s into the load with {evidence.exit}"
     if evidence.out_of_memory is not None:
         return Verdict(reason=Reason.OUT_OF_MEMORY, message=f"{ended}: {evidence.out_of_memory}")
-    last = f": {evidence.lines[-1]}" if evidence.lines else ""
-    return Verdict(reason=Reason.DIED, message=ended + last)
+    return Verdict(reason=Reason.DIED, message=ended + evidence.last_words)
 
 
 def stopped_answering(evidence: Evidence, after_s: float, detail: str) -> Verdict:
