@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from scipy.special import stdtrit
 
-from tuner.metric import MetricRef
+from tuner.metric import Direction, MetricRef
 from tuner.objective import Objective
 from tuner.parameter import Config
 from tuner.slo import Slo
@@ -37,19 +37,20 @@ class Evidence:
         return sum(record.kind is kind for record in self.records)
 
     def estimate(self, ref: MetricRef) -> Estimate | None:
-        """The metric over all its trials: their mean, with the spread between and within them."""
+        """The metric over all its trials: their mean, with the spread between and within them.
+
+        Of positive values it is the geometric mean, so that no interval reaches below zero.
+        """
         found = [m.metrics[str(ref)] for r in self.records if (m := r.measurement) and str(ref) in m.metrics]
-        if not found:
-            return None
-        values = [estimate.value for estimate in found]
-        mean = math.fsum(values) / len(values)
-        if len(found) == 1:
-            return found[0]
-        between = math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
-        within = math.fsum(estimate.std_error**2 for estimate in found) / len(found)
-        std_error = math.sqrt(max(between, within) / len(values))
-        reach = float(stdtrit(len(values) - 1, 0.975)) * std_error
-        return Estimate(value=mean, low=mean - reach, high=mean + reach, std_error=std_error)
+        if len(found) <= 1:
+            return found[0] if found else None
+        if all(estimate.value > 0 for estimate in found):
+            logs = _pooled([(math.log(estimate.value), estimate.std_error / estimate.value) for estimate in found])
+            value = math.exp(logs.value)
+            return Estimate(
+                value=value, low=math.exp(logs.low), high=math.exp(logs.high), std_error=value * logs.std_error
+            )
+        return _pooled([(estimate.value, estimate.std_error) for estimate in found])
 
     def excess(self, slos: Iterable[Slo]) -> dict[str, float]:
         """`Slo.excess` of the mean over its trials; a bound without a number counts as missed."""
@@ -97,18 +98,29 @@ def gain(winner: Evidence, baseline: Evidence, objective: Objective) -> Estimate
     if not ours or not theirs:
         return None
     difference = _mean(ours) - _mean(theirs)
-    if objective.ratio(2.0, 1.0) < 1.0:
+    if objective.direction is Direction.MINIMIZE:
         difference = -difference
-    parts = [_variance_of_mean(ours), _variance_of_mean(theirs)]
-    std_error = math.sqrt(parts[0] + parts[1])
-    freedom = max(1, len(ours) + len(theirs) - 2)
-    reach = float(stdtrit(freedom, 0.975)) * std_error
+    std_error = math.sqrt(_variance_of_mean(ours) + _variance_of_mean(theirs))
+    reach = _reach(len(ours) + len(theirs) - 2) * std_error
     return Estimate(
         value=math.exp(difference),
         low=math.exp(difference - reach),
         high=math.exp(difference + reach),
         std_error=math.exp(difference) * std_error,
     )
+
+
+def _pooled(values: Sequence[tuple[float, float]]) -> Estimate:
+    """Mean of numbers given with their standard errors."""
+    mean = _mean(values)
+    std_error = math.sqrt(_variance_of_mean(values))
+    reach = _reach(len(values) - 1) * std_error
+    return Estimate(value=mean, low=mean - reach, high=mean + reach, std_error=std_error)
+
+
+def _reach(freedom: int) -> float:
+    """Half the width of a 95 % interval, in standard errors."""
+    return float(stdtrit(max(1, freedom), 0.975))
 
 
 def _logs(records: Sequence[TrialRecord], objective: Objective) -> list[tuple[float, float]]:
@@ -121,12 +133,13 @@ def _logs(records: Sequence[TrialRecord], objective: Objective) -> list[tuple[fl
     return found
 
 
-def _mean(logs: Sequence[tuple[float, float]]) -> float:
-    return math.fsum(value for value, _ in logs) / len(logs)
+def _mean(values: Sequence[tuple[float, float]]) -> float:
+    return math.fsum(value for value, _ in values) / len(values)
 
 
-def _variance_of_mean(logs: Sequence[tuple[float, float]]) -> float:
-    mean = _mean(logs)
-    within = math.fsum(error**2 for _, error in logs) / len(logs)
-    between = math.fsum((value - mean) ** 2 for value, _ in logs) / (len(logs) - 1) if len(logs) > 1 else 0.0
-    return max(between, within) / len(logs)
+def _variance_of_mean(values: Sequence[tuple[float, float]]) -> float:
+    """From the spread between the values or their own errors, whichever is larger."""
+    mean = _mean(values)
+    within = math.fsum(error**2 for _, error in values) / len(values)
+    between = math.fsum((value - mean) ** 2 for value, _ in values) / (len(values) - 1) if len(values) > 1 else 0.0
+    return max(between, within) / len(values)

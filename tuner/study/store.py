@@ -75,7 +75,9 @@ class StudyStore:
         self._space = space
         self._distributions: dict[str, BaseDistribution] = distributions(space)
         self._renewed = 0.0
-        if not create:
+        if create:
+            _make_folder(study.storage)
+        else:
             stored_definition(study.name, study.storage)
         with translated_errors(study.storage):
             self.optuna = optuna.create_study(
@@ -278,8 +280,8 @@ def stored_definition(name: str, storage: str) -> str:
     Raises:
         UsageError: the storage holds no study of that name made by tune.
     """
-    path = storage.removeprefix("sqlite:///")
-    if path != storage and not Path(path).exists():
+    path = _sqlite_path(storage)
+    if path is not None and not path.exists():
         raise UsageError(f"There is no storage {path}. Run the study first, or name its storage.")
     with translated_errors(storage):
         opened = open_storage(storage)
@@ -290,6 +292,24 @@ def stored_definition(name: str, storage: str) -> str:
     if _DEFINITION not in attributes:
         raise UsageError(f"The study {name!r} in {redacted(storage)} was not made by tune.")
     return str(attributes[_DEFINITION])
+
+
+def _sqlite_path(url: str) -> Path | None:
+    path = url.removeprefix("sqlite:///")
+    return Path(path) if path not in (url, "", ":memory:") else None
+
+
+def _make_folder(url: str) -> None:
+    """The folder of a storage that is a file; SQLite makes the file, but not its folder."""
+    path = _sqlite_path(url)
+    if path is None:
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"The storage {path} has no folder, and it cannot be made: {error.strerror}. Choose another place."
+        ) from error
 
 
 def open_storage(url: str) -> optuna.storages.BaseStorage:
