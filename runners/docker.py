@@ -66,6 +66,11 @@ class DockerOptions(RunnerOptions):
         pattern=r"^(image|\d+(:\d+)?)$",
         description="UID or UID:GID of the server, or `image` for the image's own; by default an unprivileged one.",
     )
+    load_path: Literal["direct", "published"] = Field(
+        default="direct",
+        description="Load the server at its container's address where that can be reached, or through the published "
+        "port, which a process of Docker's forwards.",
+    )
     graceful_stop: bool = Field(
         default=False, description="Ask a server to end, and wait up to the stop deadline, before it is killed."
     )
@@ -166,6 +171,7 @@ class DockerRunner:
                 if options.keep_logs is None
                 else Path(options.keep_logs) / f"trial-{attempt.trial}-{attempt.token}.log",
                 graceful=options.graceful_stop,
+                direct=options.load_path == "direct",
             )
             return ServedTrial(
                 server=server,

@@ -101,6 +101,10 @@ class ProcessServer:
                 self._served = True
         return self._served
 
+    def load_address(self) -> tuple[str, int]:
+        """See `runners.served_trial.Server.load_address`."""
+        return self.host, self.port
+
     def evidence(self) -> Evidence:
         """See `runners.served_trial.Server.evidence`."""
         memory = None if self._watchdog is None else self._watchdog.evidence

@@ -46,7 +46,7 @@ class Server(Protocol):
     """One server of one attempt; a runner provides it.
 
     Attributes:
-        host, port: where it listens, once started.
+        host, port: where its readiness is asked for, once started.
     """
 
     host: str
@@ -67,6 +67,10 @@ class Server(Protocol):
 
     def owns_port(self) -> bool:
         """Whether it is this server that listens at `port`."""
+        ...
+
+    def load_address(self) -> tuple[str, int]:
+        """Host and port for the load, once it is ready: the shortest way to it."""
         ...
 
     def evidence(self) -> Evidence:
@@ -193,7 +197,8 @@ class ServedTrial:
                 raise _LoadEndedEarly
             self.watch(progress)
 
-        url = f"http://{self.server.host}:{self.server.port}"
+        host, port = self.server.load_address()
+        url = f"http://{host}:{port}"
         measurement: Measurement | None = None
         error: Exception | None = None
         try:

@@ -65,12 +65,14 @@ class _Inspected:
     def __init__(self, attempt: Attempt) -> None:
         self.attempt = attempt
         self.attributes: dict[str, object] = {}
+        self.url = ""
 
     def drive(self, url: str, request: RequestSpec, plan: TrialPlan, watch: object) -> Measurement:
         with _client() as client:
             (container,) = client.containers.list(filters={"label": f"serving-tuner.attempt={self.attempt.token}"})
             container.reload()
             self.attributes = container.attrs
+            self.url = url
         return Measurement(metrics={}, sent=1, completed=1)
 
 
@@ -96,6 +98,16 @@ def test_container_has_few_rights_and_one_local_port() -> None:
     assert isinstance(config, dict)
     assert config["Labels"]["serving-tuner.trial"] == "3"
     assert TOKEN not in repr(config["Labels"])
+
+
+@pytest.mark.parametrize("path", ["direct", "published"])
+def test_load_takes_the_path_that_is_chosen(path: str) -> None:
+    attempt = some_attempt()
+    inspected = _Inspected(attempt)
+    DockerRunner({"load_path": path}, inspected).run(a_spec("ok"), a_device(), a_plan(), attempt, ignore)
+    if path == "direct" and "127.0.0.1" in inspected.url:
+        pytest.skip("container addresses cannot be reached from here")
+    assert ("127.0.0.1" in inspected.url) is (path == "published")
 
 
 def test_container_writes_only_where_it_was_told_to() -> None:
