@@ -39,7 +39,7 @@ image-triton:
 	docker build --build-arg BASE=$(TUNER_BASE_IMAGE) -t $(TRITON_IMAGE) runners/images/triton
 
 image-vllm:
-	BASE=$(TUNER_BASE_IMAGE) runners/images/vllm-cpu/build
+	PYTHON=$(PYTHON) runners/images/vllm-cpu/build $(VLLM_IMAGE)
 
 .quickstart/encoder.onnx: examples/quickstart/make_encoder.py $(VENV)/installed
 	mkdir -p .quickstart
@@ -54,6 +54,7 @@ $(VENV)/installed: $(VENV)/bin/python pyproject.toml constraints.txt
 
 $(VENV)/triton: $(VENV)/installed
 	$(BIN)/pip install -q -c constraints.txt -e '.[triton]'
+	$(BIN)/pip install -q --no-deps nvidia-pytriton==0.7.0
 	touch $@
 
 $(VENV)/dev: $(VENV)/installed

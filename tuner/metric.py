@@ -158,7 +158,7 @@ class MetricRef:
         if dimension is Dimension.TIME:
             return format_seconds(value)
         if dimension is Dimension.SHARE:
-            return f"{value:.2%}"
+            return f"{100 * value:.3g}%" if value >= 1e-6 else "0%"
         if dimension in (Dimension.MONEY, Dimension.PRICE):
             per_hour = "/h" if dimension is Dimension.PRICE else ""
             return f"${value:.4g}{per_hour}"
