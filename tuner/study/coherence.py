@@ -54,7 +54,8 @@ def check_objectives(objectives: list[Placed], slos: list[Placed], faults: Fault
         if entry.ref in seen:
             faults.add(entry.place, f"The objective {entry.ref} is given twice.", "Remove one, or name another metric.")
         seen.add(entry.ref)
-        if entry.ref.metric is Metric.GOODPUT and not any(slo.ref.metric in _PER_REQUEST for slo in slos):
+        bounded = any(slo.ref.metric in _PER_REQUEST for slo in slos) or faults.hides(("slo",))
+        if entry.ref.metric is Metric.GOODPUT and not bounded:
             problem = "Without a bound on requests, goodput is throughput."
             faults.add(entry.place, problem, "Write objective: throughput, or slo: [p99(latency) <= 50 ms].")
 
@@ -68,7 +69,7 @@ def check_searched_rate(objectives: list[Placed], slos: list[Placed], arrival: o
         faults: where to add.
     """
     if isinstance(arrival, OpenLoopSection) and isinstance(arrival.rate, RateRange):
-        if not any(slo.ref.metric is not Metric.MAX_ARRIVAL_RATE for slo in slos):
+        if not any(slo.ref.metric is not Metric.MAX_ARRIVAL_RATE for slo in slos) and not faults.hides(("slo",)):
             problem = "A range of arrival rates is searched for the highest one that holds the SLO, but there is none."
             faults.add(_RATE, problem, "Write slo: [p99(latency) <= 50 ms], or a single rate.")
         return

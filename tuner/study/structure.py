@@ -7,6 +7,7 @@ one section does not hide those of another, nor those that only show once sectio
 from __future__ import annotations
 
 import copy
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, get_args
@@ -74,7 +75,8 @@ def read_sections(value: object, faults: Faults) -> ReadSections:
     values: dict[str, Any] = copy.deepcopy(value)
     kept: dict[Place, list[int]] = {}
     unread: set[str] = set()
-    absent = [name for name in _REQUIRED if name not in values]
+    misspelt = {_meant(key, StudySections) for key in values if key not in StudySections.model_fields}
+    absent = [name for name in _REQUIRED if name not in values and name not in misspelt]
     faults.add_together((), [((name,), *_absence(name, StudySections.model_fields[name])) for name in absent])
     for _ in range(_ROUNDS):
         for name in _REQUIRED:
@@ -85,13 +87,24 @@ def read_sections(value: object, faults: Faults) -> ReadSections:
             return ReadSections(sections=StudySections.model_validate(values), unread=frozenset(unread), kept=kept)
         except ValidationError as error:
             details = error.errors(include_url=False)
-        found: dict[Place, tuple[str, str]] = {}
+        found: dict[Place, ErrorDetails] = {}
         for detail in details:
-            found.setdefault(_place(values, detail), _told(detail))
-        faults.add_together((), [(_in_file(place, kept), *told) for place, told in found.items()])
+            found.setdefault(_place(values, detail), detail)
+        meant = {
+            ("missing", (*place[:-1], _meant(str(place[-1]), _schema_at(detail["loc"])[0])))
+            for place, detail in found.items()
+            if detail["type"] == "extra_forbidden"
+        }
+        told = {place: _told(detail) for place, detail in found.items() if (detail["type"], place) not in meant}
+        faults.add_together((), [(_in_file(place, kept), *words) for place, words in told.items()])
         for place in sorted(found, key=_last_first, reverse=True):
             _take_out(values, place, kept)
     raise AssertionError("each round takes something out of a document of bounded size")
+
+
+def _meant(key: str, section: type[BaseModel]) -> str:
+    """The key of `section` that a misspelt one stands for; empty when there is none like it."""
+    return next(iter(difflib.get_close_matches(key, section.model_fields, n=1)), "")
 
 
 def _place(values: object, detail: ErrorDetails) -> Place:

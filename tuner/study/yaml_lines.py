@@ -22,6 +22,7 @@ Place = tuple[str | int, ...]
 MAX_BYTES: Final = 256 * 1024
 MAX_DEPTH: Final = 32
 MAX_VALUES: Final = 10_000
+_PARSER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _TAG: Final = "tag:yaml.org,2002:"
 _PLAIN_KEY: Final = re.compile(r"^[\w$<-]{1,40}$")
 _LARGEST: Final = 2**63
@@ -72,23 +73,39 @@ class _TooMuch(Exception):
         self.fault = fault
 
 
-class _Loader(yaml.SafeLoader):
-    """Composes nodes with the scalars of YAML 1.2, to a bounded depth."""
+class _Composer(yaml.composer.Composer, yaml.resolver.BaseResolver):
+    """Composes nodes with the scalars of YAML 1.2, to a bounded depth, from the events of the faster parser."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 (as in the base)
 
-    def __init__(self, stream: str) -> None:
-        super().__init__(stream)
-        self.depth = 0
+    def __init__(self, text: str) -> None:
+        yaml.composer.Composer.__init__(self)
+        yaml.resolver.BaseResolver.__init__(self)
+        self._events: Iterator[yaml.Event] = yaml.parse(text, Loader=_PARSER)
+        self._next: yaml.Event | None = None
+        self._depth = 0
+
+    def peek_event(self) -> yaml.Event | None:
+        if self._next is None:
+            self._next = next(self._events, None)
+        return self._next
+
+    def get_event(self) -> yaml.Event | None:
+        event, self._next = self.peek_event(), None
+        return event
+
+    def check_event(self, *choices: type[yaml.Event]) -> bool:
+        return isinstance(self.peek_event(), choices)
 
     def compose_node(self, parent: yaml.Node | None, index: object) -> yaml.Node | None:
-        self.depth += 1
-        if self.depth > MAX_DEPTH:
-            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+        self._depth += 1
+        event = self.peek_event()
+        if self._depth > MAX_DEPTH:
+            line = event.start_mark.line + 1 if event is not None and event.start_mark is not None else None
             problem = f"More than {MAX_DEPTH} levels are nested."
-            raise _TooMuch(Fault(where="", problem=problem, remedy="Nest less.", line=mark.line + 1))
+            raise _TooMuch(Fault(where="", problem=problem, remedy="Nest less.", line=line))
         node: yaml.Node | None = super().compose_node(parent, index)  # type: ignore[arg-type]
-        self.depth -= 1
+        self._depth -= 1
         return node
 
 
@@ -100,7 +117,7 @@ for _name, _pattern, _first in (
     ("float", r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$", "-+.0123456789"),
     ("float", r"^(?:[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$", "-+."),
 ):
-    _Loader.add_implicit_resolver(_TAG + _name, re.compile(_pattern), list(_first))
+    _Composer.add_implicit_resolver(_TAG + _name, re.compile(_pattern), list(_first))
 
 
 def read(data: bytes) -> Document:
@@ -115,14 +132,14 @@ def read(data: bytes) -> Document:
         line = data[: error.start].count(b"\n") + 1
         return _refused(f"Byte {data[error.start]:#04x} is no UTF-8.", "Save the file as UTF-8 text.", line)
     try:
-        node = _Loader(text).get_single_node()
+        node = _Composer(text).get_single_node()
     except _TooMuch as error:
         return Document(value=None, lines={(): 1}, faults=((None, error.fault),))
     except yaml.reader.ReaderError as error:
         line = text[: error.position].count("\n") + 1
         return _refused(f"The character U+{_code(error.character):04X} is not allowed in YAML.", "Remove it.", line)
     except yaml.MarkedYAMLError as error:
-        return _refused(*_syntax(error))
+        return _refused(*_syntax(error, text))
     except yaml.YAMLError as error:
         return _refused(f"This is no YAML: {error}.", _START_OVER)
     if node is None:
@@ -140,11 +157,11 @@ def _refused(problem: str, remedy: str, line: int | None = 1) -> Document:
     return Document(value=None, lines={(): 1}, faults=((None, fault),))
 
 
-def _syntax(error: yaml.MarkedYAMLError) -> tuple[str, str, int | None]:
+def _syntax(error: yaml.MarkedYAMLError, text: str) -> tuple[str, str, int]:
     mark = error.problem_mark or error.context_mark
-    line = None if mark is None else mark.line + 1
+    line = 1 if mark is None else mark.line + 1
     problem = error.problem or error.context or "this is no YAML"
-    if "'\\t'" in problem:
+    if "cannot start any token" in problem and "\t" in "".join(text.split("\n")[line - 1 : line]):
         return "A tab stands where YAML wants spaces.", "Indent with spaces.", line
     if error.context == "expected a single document in the stream":
         return "A second document begins here.", "Keep one study in one file; remove the line '---'.", line

@@ -77,9 +77,10 @@ def installed(entry_points: str = _ENTRY_POINTS) -> Iterator[Path]:
         A folder that does the same for another process when it is put on its PYTHONPATH.
     """
     with tempfile.TemporaryDirectory(prefix="tuner-fakes-") as folder:
-        metadata = Path(folder, "tuner_fakes-1.0.dist-info")
+        name = Path(folder).name.replace("-", "_")  # of its own: of two distributions of one name, one is seen
+        metadata = Path(folder, f"{name}-1.0.dist-info")
         metadata.mkdir()
-        metadata.joinpath("METADATA").write_text("Metadata-Version: 2.1\nName: tuner-fakes\nVersion: 1.0\n")
+        metadata.joinpath("METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
         metadata.joinpath("entry_points.txt").write_text(entry_points)
         sys.path.append(folder)
         importlib.invalidate_caches()
