@@ -119,9 +119,8 @@ class RateSearch:
         guess = math.sqrt(low * failed)
         if self._capacity_rps is not None and self._slow_turns < _PATIENCE:
             guess = max(_BELOW_CAPACITY * self._capacity_rps, low)
-        if guess < low * self._step:
-            return low
-        return min(guess, failed / self._step)
+        guess = min(guess, failed / self._step)
+        return low if guess < low * self._step else guess
 
     def _above(self, held: float) -> float:
         """Nothing has failed yet: steps of up to `_MAX_GROWTH`, shorter the nearer the bound was."""

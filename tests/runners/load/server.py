@@ -10,6 +10,7 @@ import asyncio
 import json
 import random
 import signal
+from collections import Counter
 from typing import Final
 
 import uvloop
@@ -29,21 +30,21 @@ class Server:
     """
 
     def __init__(self, service_s: float, workers: int) -> None:
-        self.count = 0
+        self.counts: Counter[str] = Counter()
         self.service_s = service_s
         self.workers = asyncio.Semaphore(workers)
         self.random = random.Random(1)
 
     async def answer(self, path: str, body: bytes, writer: asyncio.StreamWriter) -> bool:
         """Writes an answer; false ends the connection."""
-        self.count += 1
+        self.counts[path] += 1
         match path.strip("/").split("/"):
             case ["slow"]:
                 await asyncio.sleep(self.service_s)
             case ["queue"]:
                 async with self.workers:
                     await asyncio.sleep(self.random.expovariate(1 / self.service_s))
-            case ["tenth"] if self.count % 10 == 0:
+            case ["tenth"] if self.counts[path] % 10 == 0:
                 writer.write(plain(b"out of luck", "500 Internal Server Error"))
                 return True
             case ["hang"]:
@@ -66,7 +67,7 @@ class Server:
                 writer.write(b"HTTP/1.1 100 Continue\r\n\r\n" + plain(b"hello"))
                 return True
             case ["die"]:
-                if self.count > 50:
+                if self.counts[path] > 10:
                     signal.raise_signal(signal.SIGKILL)
             case ["stream"]:
                 await self.stream(writer, json.loads(body)["max_tokens"], usage=True)

@@ -19,7 +19,8 @@ from tuner.workload import RateBracket
 def run(search: RateSearch, excess: Callable[[float], float], capacity: float | None = None) -> list[RateProbe]:
     probes: list[RateProbe] = []
     while (rate := search.next_rate()) is not None:
-        probe = RateProbe(rate_rps=rate, held=excess(rate) <= 0, excess=excess(rate))
+        beyond = excess(rate)
+        probe = RateProbe(rate_rps=rate, held=beyond <= 0, excess=beyond)
         probes.append(probe)
         served = capacity if capacity is not None and rate > capacity else None
         search.tell(probe, served_rps=served)
