@@ -1,0 +1,283 @@
+"""Operator tables: measured latencies of one device, interpolated as ratios to their rooflines.
+
+Inside a table's grid the ratio is interpolated; outside it the nearest ratio goes on with the roofline;
+shapes that nobody measured (another expert width, another head count) take the ratio of the nearest
+measured shape. A device without tables takes the ratios of the most alike device that has them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from tuner.hardware import Hardware
+from tuner.performance import roofline
+from tuner.performance.grid import Array, LogGrid
+from tuner.performance.table_file import Columns, read_table
+from tuner.step import NumberFormat
+
+_GEMM: Final = {
+    NumberFormat.BF16: ("bfloat16",),
+    NumberFormat.FP32: ("bfloat16",),
+    NumberFormat.FP8: ("fp8", "fp8_block", "bfloat16"),
+    # block-scaled products were timed outside CUDA graphs: below some 100 microseconds the host was measured
+    NumberFormat.FP8_BLOCK: ("fp8", "bfloat16", "fp8_block"),
+    NumberFormat.NVFP4: ("nvfp4", "fp8", "bfloat16"),
+    NumberFormat.INT8: ("fp8", "bfloat16"),
+    NumberFormat.INT4: ("bfloat16",),
+    NumberFormat.MXFP4: ("bfloat16",),
+}
+_MOE: Final = {
+    NumberFormat.BF16: ("bfloat16",),
+    NumberFormat.FP32: ("bfloat16",),
+    NumberFormat.FP8: ("fp8", "fp8_block", "bfloat16"),
+    NumberFormat.FP8_BLOCK: ("fp8_block", "fp8", "bfloat16"),
+    NumberFormat.NVFP4: ("nvfp4", "w4a16_mxfp4", "fp8_block", "fp8"),
+    NumberFormat.MXFP4: ("w4a16_mxfp4", "w4a8_mxfp4_mxfp8", "nvfp4", "int4_wo"),
+    NumberFormat.INT4: ("int4_wo", "w4a16_mxfp4"),
+    NumberFormat.INT8: ("fp8", "bfloat16"),
+}
+_STORED: Final = {
+    "bfloat16": NumberFormat.BF16,
+    "fp8": NumberFormat.FP8,
+    "fp8_block": NumberFormat.FP8_BLOCK,
+    "nvfp4": NumberFormat.NVFP4,
+    "w4a16_mxfp4": NumberFormat.MXFP4,
+    "w4a8_mxfp4_mxfp8": NumberFormat.MXFP4,
+    "int4_wo": NumberFormat.INT4,
+}
+_DEFAULT_RATIO: Final = 1.5
+"""Measured over roofline where nothing was ever measured: near the median of the shipped tables."""
+
+_W4A8: Final = "w4a8_mxfp4_mxfp8"
+_ATTENTION_SHAPE: Final = ("head_dim", "window_size", "num_heads", "num_key_value_heads")
+_EXPERT_SHAPE: Final = ("hidden_size", "inter_size", "topk", "num_experts", "moe_tp_size", "moe_ep_size")
+
+
+class OperatorTable:
+    """Times of operators on one device, all in seconds, vectorised over the load.
+
+    Args:
+        hardware: the device asked about.
+        folder: tables of the device measured; `None` leaves the roofline alone.
+        measured: the device that the tables belong to, where it is another one.
+    """
+
+    def __init__(self, hardware: Hardware, folder: Path | None, measured: Hardware | None = None) -> None:
+        self.hardware = hardware
+        self.measured = measured or hardware
+        self._folder = folder
+        self._grids: dict[tuple[object, ...], LogGrid] = {}
+        self._formats: dict[tuple[object, ...], str] = {}
+
+    @property
+    def is_borrowed(self) -> bool:
+        """Whether times are scaled from another device, or from nothing but the roofline."""
+        return self._folder is None or self.measured.name != self.hardware.name
+
+    def matmul_s(self, format: NumberFormat, n: ArrayLike, k: ArrayLike, m: ArrayLike) -> Array:
+        """Of [m, k] x [k, n]."""
+        columns = self._columns("gemm")
+        if columns is None:
+            return roofline.matmul_s(self.hardware, format, n, k, m) * _DEFAULT_RATIO
+        dtype = _available(columns, "gemm_dtype", _GEMM[format])
+        stored = _STORED[dtype]
+
+        def make() -> LogGrid:
+            rows = columns.where(gemm_dtype=dtype)
+            sizes = [rows.values[name] for name in ("n", "k", "m")]
+            return _grid(sizes, np.log(rows.latency_s / roofline.matmul_s(self.measured, stored, *sizes)))
+
+        grid = self._once(("gemm", dtype), make)
+        return roofline.matmul_s(self.hardware, stored, n, k, m) * np.exp(grid(n, k, m))
+
+    def prefill_attention_s(
+        self,
+        heads: int,
+        kv_heads: int,
+        head_dim: int,
+        window: int,
+        cache: NumberFormat,
+        batch: ArrayLike,
+        length: ArrayLike,
+    ) -> Array:
+        """Of one layer over `batch` prompts of `length` without a cached prefix; window 0 sees all."""
+        bound = roofline.prefill_attention_s(self.hardware, heads, kv_heads, 2 * head_dim, window, batch, length)
+        grid = self._attention("context_attention", "isl", (head_dim, window, heads, kv_heads), cache)
+        return bound * (_DEFAULT_RATIO if grid is None else np.exp(grid(batch, length)))
+
+    def decode_attention_s(
+        self,
+        heads: int,
+        kv_heads: int,
+        head_dim: int,
+        window: int,
+        cache: NumberFormat,
+        batch: ArrayLike,
+        context: ArrayLike,
+    ) -> Array:
+        """Of one layer, one token for each of `batch` sequences of `context`."""
+        bound = roofline.decode_attention_s(self.hardware, heads, kv_heads, 2 * head_dim, window, cache, batch, context)
+        grid = self._attention("generation_attention", "past_kv_len", (head_dim, window, heads, kv_heads), cache)
+        return bound * (_DEFAULT_RATIO if grid is None else np.exp(grid(batch, context)))
+
+    def latent_decode_s(
+        self,
+        heads: int,
+        half_width: float,
+        cached_width: float,
+        cache: NumberFormat,
+        batch: ArrayLike,
+        context: ArrayLike,
+    ) -> Array:
+        """Of one layer of latent attention, one token for each of `batch` sequences of `context`.
+
+        No table measures it: the roofline of one shared head, `2 half_width` values of work and
+        `cached_width` values of memory per cached token, takes the ratio of grouped attention with one
+        key-value head.
+        """
+        batch, context = np.asarray(batch, dtype=np.float64), np.asarray(context, dtype=np.float64)
+        pairs = batch * context
+        moved = pairs * cached_width * cache.bytes + batch * heads * 2.0 * half_width * 2.0
+        bound = roofline.bound_s(self.hardware, 4.0 * pairs * heads * half_width, moved, NumberFormat.BF16)
+        grid = self._attention("generation_attention", "past_kv_len", (128, 0, heads, 1), cache)
+        return bound * (_DEFAULT_RATIO if grid is None else np.exp(grid(batch, context)))
+
+    def experts_s(
+        self,
+        format: NumberFormat,
+        hidden: int,
+        inner: int,
+        chosen: int,
+        experts: int,
+        tensor: int,
+        groups: int,
+        tokens: ArrayLike,
+        routing: str = "power_law_1.01",
+    ) -> Array:
+        """Of one layer of routed experts on the busiest GPU."""
+        wanted = (hidden, inner, chosen, experts, tensor, groups)
+        columns = self._columns("moe")
+        if columns is None:
+            return roofline.experts_s(self.hardware, format, *wanted, tokens) * _DEFAULT_RATIO
+        dtype = self._expert_format(columns, format, wanted)
+        stored = _STORED[dtype]
+
+        def make() -> LogGrid:
+            rows = columns.where(moe_dtype=dtype, distribution=routing)
+            if rows.latency_s.size == 0:
+                rows = columns.where(moe_dtype=dtype)
+            shape = _nearest(rows.distinct(*_EXPERT_SHAPE), wanted, (1.0, 1.0, 2.0, 1.0, 1.5, 1.5))
+            rows = rows.where(**dict(zip(_EXPERT_SHAPE, shape, strict=True)))
+            width, within, among, every, cut, spread = shape
+            sizes = rows.values["num_tokens"]
+            bound = roofline.experts_s(self.measured, stored, width, within, among, every, cut, spread, sizes)
+            return _grid([sizes], np.log(rows.latency_s / bound))
+
+        grid = self._once(("moe", dtype, routing, *wanted), make)
+        return roofline.experts_s(self.hardware, stored, *wanted, tokens) * np.exp(grid(tokens))
+
+    def all_reduce_s(self, devices: int, message_bytes: ArrayLike) -> Array:
+        """Of one sum over `devices` GPUs."""
+        message = np.asarray(message_bytes, dtype=np.float64)
+        if devices <= 1:
+            return np.zeros(message.shape)
+        bound = roofline.all_reduce_s(self.hardware, devices, message)
+        columns = self._columns("custom_allreduce")
+        if columns is None:
+            return bound * _DEFAULT_RATIO
+        within = min(devices, self.hardware.node_devices)
+
+        def make() -> LogGrid:
+            rows = columns.where(backend="vllm_graph")
+            if rows.latency_s.size == 0:
+                rows = columns
+            (nearest,) = _nearest(rows.distinct("num_gpus"), (within,), (1.0,))
+            rows = rows.where(num_gpus=nearest)
+            sizes = rows.values["message_elements"].astype(np.float64) * 2
+            return _grid([sizes], np.log(rows.latency_s / roofline.all_reduce_s(self.measured, nearest, sizes)))
+
+        return bound * np.exp(self._once(("all_reduce", within), make)(message))
+
+    def _columns(self, operator: str) -> Columns | None:
+        if self._folder is None:
+            return None
+        path = self._folder / f"{operator}.parquet"
+        return read_table(path) if path.is_file() else None
+
+    def _once(self, key: tuple[object, ...], make: Callable[[], LogGrid]) -> LogGrid:
+        if key not in self._grids:
+            self._grids[key] = make()
+        return self._grids[key]
+
+    def _expert_format(self, columns: Columns, format: NumberFormat, wanted: tuple[int, ...]) -> str:
+        """The best wanted number format in which experts of this very shape were measured, else in any shape."""
+        key = (format, *wanted[:4])
+        if format is NumberFormat.MXFP4 and self.hardware.computes(format) and _W4A8 in columns.words["moe_dtype"]:
+            return _W4A8  # engines compute it in 8 bits where the device can, whichever shape was measured
+        if key not in self._formats:
+            measured = columns.where(**dict(zip(_EXPERT_SHAPE[:4], wanted[:4], strict=True)))
+            codes = set(measured.values["moe_dtype"].tolist())
+            here = [name for place, name in enumerate(columns.words["moe_dtype"]) if place in codes]
+            exact = next((name for name in _MOE[format] if name in here), None)
+            self._formats[key] = exact or _available(columns, "moe_dtype", _MOE[format])
+        return self._formats[key]
+
+    def _attention(
+        self, operator: str, length: str, wanted: tuple[int, int, int, int], cache: NumberFormat
+    ) -> LogGrid | None:
+        columns = self._columns(operator)
+        if columns is None:
+            return None
+        kv_dtype = "fp8" if cache in (NumberFormat.FP8, NumberFormat.FP8_BLOCK) else "bfloat16"
+
+        def make() -> LogGrid:
+            rows = columns.where(kv_cache_dtype=kv_dtype)
+            if rows.latency_s.size == 0:
+                rows = columns
+            shape = _nearest(rows.distinct(*_ATTENTION_SHAPE), wanted, (4.0, 2.0, 1.0, 2.0))
+            rows = rows.where(**dict(zip(_ATTENTION_SHAPE, shape, strict=True)))
+            head_dim, window, heads, kv_heads = shape
+            batch, extent = rows.values["batch_size"], rows.values[length]
+            if operator == "context_attention":
+                bound = roofline.prefill_attention_s(
+                    self.measured, heads, kv_heads, 2 * head_dim, window, batch, extent
+                )
+            else:
+                bound = roofline.decode_attention_s(
+                    self.measured, heads, kv_heads, 2 * head_dim, window, cache, batch, extent
+                )
+            return _grid([batch, extent], np.log(rows.latency_s / bound))
+
+        return self._once((operator, kv_dtype, *wanted), make)
+
+
+def _available(columns: Columns, column: str, wanted: Sequence[str]) -> str:
+    """The first wanted number format that the table has; else any it has."""
+    known = [word for word in columns.words[column] if word in _STORED]
+    return next((name for name in wanted if name in known), sorted(known)[0])
+
+
+def _nearest(shapes: Sequence[tuple[int, ...]], wanted: tuple[int, ...], weights: tuple[float, ...]) -> tuple[int, ...]:
+    """The shape nearest in weighted logarithms; 0 (no window) is far from any window."""
+
+    def distance(shape: tuple[int, ...]) -> float:
+        return sum(
+            weight * abs(float(np.log(max(have, 0.1) / max(want, 0.1))))
+            for have, want, weight in zip(shape, wanted, weights, strict=True)
+        )
+
+    return min(shapes, key=distance)
+
+
+def _grid(coordinates: Sequence[NDArray[np.generic]], values: Array) -> LogGrid:
+    axes = [np.unique(coordinate) for coordinate in coordinates]
+    places = tuple(np.searchsorted(axis, coordinate) for axis, coordinate in zip(axes, coordinates, strict=True))
+    dense = np.full([axis.size for axis in axes], np.nan)
+    order = np.argsort(-values, kind="stable")  # where kernels compete for one point, the fastest is written last
+    dense[tuple(place[order] for place in places)] = values[order]
+    return LogGrid([np.maximum(axis.astype(np.float64), 0.5) for axis in axes], dense)

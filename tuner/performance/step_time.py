@@ -1,0 +1,237 @@
+"""Time of one forward pass: the sum of its operators, kept apart by what bounds them.
+
+Loads are arrays: one call costs all configurations that share model, device and shard.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from tuner.model_graph import ModelGraph
+from tuner.operators import (
+    AllReduce,
+    Attention,
+    Experts,
+    FixedWork,
+    LatentAttention,
+    LinearAttention,
+    MatMul,
+    Operator,
+    Pointwise,
+)
+from tuner.performance.grid import Array
+from tuner.performance.operator_table import OperatorTable
+from tuner.step import NumberFormat, Rows, Shard
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepLoads:
+    """As `tuner.step.StepLoad`, one entry per configuration; a prompt's chunk is `chunk` tokens at a time.
+
+    Attributes:
+        prefill_sequences: prompts computed together.
+        prefill_tokens: tokens of each of them.
+        prefill_context: tokens of each that were cached before.
+        decode_sequences: sequences that produce one token.
+        decode_context: tokens that each of those attends to.
+    """
+
+    prefill_sequences: Array
+    prefill_tokens: Array
+    prefill_context: Array
+    decode_sequences: Array
+    decode_context: Array
+
+    @classmethod
+    def prefill(cls, sequences: Array, tokens: Array) -> StepLoads:
+        """Prompts alone, from nothing."""
+        nothing = np.zeros_like(np.asarray(sequences, dtype=np.float64))
+        return cls(
+            prefill_sequences=np.asarray(sequences, dtype=np.float64),
+            prefill_tokens=np.asarray(tokens, dtype=np.float64),
+            prefill_context=nothing,
+            decode_sequences=nothing,
+            decode_context=nothing,
+        )
+
+    @classmethod
+    def decode(cls, sequences: Array, context: Array) -> StepLoads:
+        """Decoding alone."""
+        nothing = np.zeros_like(np.asarray(sequences, dtype=np.float64))
+        return cls(
+            prefill_sequences=nothing,
+            prefill_tokens=nothing,
+            prefill_context=nothing,
+            decode_sequences=np.asarray(sequences, dtype=np.float64),
+            decode_context=np.asarray(context, dtype=np.float64),
+        )
+
+    @property
+    def tokens(self) -> Array:
+        """Rows that run through the dense layers."""
+        return self.prefill_sequences * self.prefill_tokens + self.decode_sequences
+
+    @property
+    def sequences(self) -> Array:
+        """Rows that run through the output layer."""
+        return self.prefill_sequences + self.decode_sequences
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepParts:
+    """Seconds of one step by what they are spent on, arrays of one shape.
+
+    Attributes:
+        matmul: dense products.
+        attention: softmax attention, latent attention and linear attention.
+        experts: routed experts.
+        pointwise: normalisations, activations, embeddings, additions.
+        collective: sums over GPUs.
+        kernels: number of kernels launched, not seconds.
+    """
+
+    matmul: Array
+    attention: Array
+    experts: Array
+    pointwise: Array
+    collective: Array
+    kernels: Array
+
+    @property
+    def total(self) -> Array:
+        """Sum of the parts, s."""
+        return self.matmul + self.attention + self.experts + self.pointwise + self.collective
+
+
+class StepTime:
+    """Times steps of one model on one device in one shard.
+
+    Args:
+        graph: the model.
+        table: the device.
+        shard: how it is cut.
+        cache: how keys and values are kept.
+    """
+
+    def __init__(
+        self, graph: ModelGraph, table: OperatorTable, shard: Shard, cache: NumberFormat = NumberFormat.BF16
+    ) -> None:
+        self.graph, self.table, self.shard, self.cache = graph, table, shard, cache
+
+    def parts(self, loads: StepLoads) -> StepParts:
+        """Of each load, all pipeline stages one after another."""
+        sums = {field.name: np.zeros(loads.tokens.shape) for field in fields(StepParts)}
+        for operator in self.graph.operators:
+            if getattr(operator, "rows", Rows.TOKEN) is Rows.PATCH:
+                continue
+            kind, seconds = self.operator_s(operator, loads)
+            sums[kind] += seconds
+            sums["kernels"] += operator.count * (self._calls(operator) if kind != "pointwise" else 0.5)
+        return StepParts(**sums)
+
+    def operator_s(self, operator: Operator, loads: StepLoads) -> tuple[str, Array]:
+        """Part of `StepParts` that an operator belongs to, and its seconds."""
+        nothing = np.zeros(loads.tokens.shape)
+        if isinstance(operator, MatMul):
+            rows = loads.tokens if operator.rows is Rows.TOKEN else loads.sequences
+            n, k = operator.shape(self.shard)
+            seconds = self.table.matmul_s(operator.format, n, k, np.maximum(rows, 1.0))
+            return "matmul", np.where(rows > 0, operator.count * seconds, nothing)
+        if isinstance(operator, Attention):
+            return "attention", operator.count * self._attention(operator, loads)
+        if isinstance(operator, LatentAttention):
+            return "attention", operator.count * self._latent(operator, loads)
+        if isinstance(operator, LinearAttention):
+            return "attention", self._linear(operator, loads)
+        if isinstance(operator, Experts):
+            return "experts", operator.count * self._experts(operator, loads)
+        if isinstance(operator, AllReduce):
+            message = loads.tokens * operator.width * 2.0
+            if operator.after_experts:
+                message = message * self.shard.attention_replicas
+            return "collective", operator.count * self.table.all_reduce_s(operator.group(self.shard), message)
+        return "pointwise", self._pointwise(operator, loads)
+
+    def _calls(self, operator: Operator) -> float:
+        return 2.0 if isinstance(operator, Experts | LinearAttention) else 1.0
+
+    def _attention(self, operator: Attention, loads: StepLoads) -> Array:
+        heads, kv_heads = operator.shape(self.shard)
+        head_dim = (operator.head_dim + operator.value_dim) // 2
+        window = operator.window or 0
+        total = np.zeros(loads.tokens.shape)
+        if np.any(loads.prefill_sequences > 0):
+            total += self._prefill(heads, kv_heads, head_dim, window, loads)
+        if np.any(loads.decode_sequences > 0) and operator.keeps_cache:
+            decode = self.table.decode_attention_s(
+                heads, kv_heads, head_dim, window, self.cache,
+                np.maximum(loads.decode_sequences, 1.0), np.maximum(loads.decode_context, 1.0),
+            )  # fmt: skip
+            total += np.where(loads.decode_sequences > 0, decode, 0.0)
+        return total
+
+    def _prefill(self, heads: int, kv_heads: int, head_dim: int, window: int, loads: StepLoads) -> Array:
+        """A chunk after a cached prefix costs what the whole costs less what the prefix alone would."""
+        batch = np.maximum(loads.prefill_sequences, 1e-3)
+        whole = np.maximum(loads.prefill_context + loads.prefill_tokens, 1.0)
+        seconds = self.table.prefill_attention_s(heads, kv_heads, head_dim, window, self.cache, batch, whole)
+        if np.any(loads.prefill_context > 0):
+            before = np.maximum(loads.prefill_context, 1.0)
+            prefix = self.table.prefill_attention_s(heads, kv_heads, head_dim, window, self.cache, batch, before)
+            share = loads.prefill_tokens / whole
+            seconds = np.where(loads.prefill_context > 0, np.maximum(seconds - prefix, share * seconds), seconds)
+        return np.where(loads.prefill_sequences > 0, seconds, 0.0)
+
+    def _latent(self, operator: LatentAttention, loads: StepLoads) -> Array:
+        heads = operator.shape(self.shard)
+        total = np.zeros(loads.tokens.shape)
+        if np.any(loads.prefill_sequences > 0):
+            head_dim = (operator.nope_dim + operator.rope_dim + operator.value_dim) // 2
+            total += self._prefill(heads, heads, head_dim, 0, loads)
+        if np.any(loads.decode_sequences > 0):
+            width = operator.latent_dim + operator.rope_dim // 2
+            limit = operator.selected or np.inf
+            decode = self.table.latent_decode_s(
+                heads, width, operator.latent_dim + operator.rope_dim, self.cache,
+                np.maximum(loads.decode_sequences, 1.0), np.clip(loads.decode_context, 1.0, limit),
+            )  # fmt: skip
+            total += np.where(loads.decode_sequences > 0, decode, 0.0)
+        return total
+
+    def _linear(self, operator: LinearAttention, loads: StepLoads) -> Array:
+        hardware = self.table.hardware
+        state = 2.0 * operator.state_bytes(self.shard)
+        width = (2 * operator.convolved + operator.value_heads * operator.value_dim) / self.shard.tensor * 2.0
+        moved = loads.decode_sequences * state + loads.tokens * operator.count * width
+        heads = operator.value_heads / self.shard.tensor
+        chunked = 2.0 * (
+            3 * operator.key_dim * operator.value_dim + operator.chunk * (3 * operator.key_dim + 2 * operator.value_dim)
+        )
+        prompt = loads.prefill_sequences * loads.prefill_tokens
+        flops = operator.count * heads * prompt * chunked
+        # chunked scans reach about a quarter of the tensor peak, and stream their state once per chunk
+        compute = flops / (0.25 * hardware.peak_flops_per_s(NumberFormat.BF16))
+        scan = state * prompt / operator.chunk / hardware.bandwidth_bytes_per_s
+        return compute + scan + moved / (0.7 * hardware.bandwidth_bytes_per_s) + operator.count * 6e-6
+
+    def _experts(self, operator: Experts, loads: StepLoads) -> Array:
+        tokens = loads.tokens * self.shard.attention_replicas
+        seconds = self.table.experts_s(
+            operator.format, operator.hidden, operator.inner, operator.chosen, operator.experts,
+            self.shard.expert_tensor, self.shard.expert_parallel, np.maximum(tokens, 1.0),
+        )  # fmt: skip
+        return np.where(tokens > 0, seconds, 0.0)
+
+    def _pointwise(self, operator: Operator, loads: StepLoads) -> Array:
+        bandwidth = self.table.hardware.bandwidth_bytes_per_s
+        rows = loads.sequences if getattr(operator, "rows", Rows.TOKEN) is Rows.SEQUENCE else loads.tokens
+        if isinstance(operator, Pointwise):
+            width = operator.width / self.shard.tensor if operator.splits else operator.width
+            return operator.count * rows * width * (operator.reads + operator.writes) * 2.0 / bandwidth
+        if isinstance(operator, FixedWork):
+            peak = self.table.hardware.peak_flops_per_s(NumberFormat.BF16)
+            moved = rows * operator.bytes_per_row + operator.weights * 2.0
+            return operator.count * np.maximum(rows * operator.flops_per_row / (0.5 * peak), moved / bandwidth)
+        return rows * self.graph.hidden * 4.0 / bandwidth

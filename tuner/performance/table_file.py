@@ -1,0 +1,85 @@
+"""Operator table files: Parquet with 16-bit latency codes and their provenance."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from tuner.errors import UsageError
+from tuner.performance.grid import Array
+
+FORMAT: Final = "serving-tuner operator table 1"
+CODE_SCALE: Final = 3000.0
+CODE_OFFSET: Final = 9.0
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Rows of a table: keys by name, latencies in seconds.
+
+    Attributes:
+        values: whole numbers; text columns as places in `words`.
+        latency_s: seconds.
+        words: the texts of each text column.
+        provenance: what the file says of its origin.
+    """
+
+    values: Mapping[str, NDArray[np.int64]]
+    latency_s: Array
+    words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    provenance: Mapping[str, str] = field(default_factory=dict)
+
+    def where(self, **wanted: int | str) -> Columns:
+        """The rows in which every named column has the value wanted."""
+        keep = np.ones(self.latency_s.shape, dtype=bool)
+        for name, value in wanted.items():
+            if isinstance(value, str):
+                value = self.words[name].index(value) if value in self.words[name] else -1
+            keep &= self.values[name] == value
+        values = {name: column[keep] for name, column in self.values.items()}
+        return Columns(values, self.latency_s[keep], self.words, self.provenance)
+
+    def distinct(self, *names: str) -> list[tuple[int, ...]]:
+        """Combinations of integer columns that occur."""
+        stacked = np.stack([self.values[name] for name in names], axis=1)
+        return [tuple(int(value) for value in row) for row in np.unique(stacked, axis=0)]
+
+
+@functools.lru_cache(maxsize=64)
+def read_table(path: Path) -> Columns:
+    """A table file.
+
+    Raises:
+        UsageError: it is damaged, or of a version that this program does not read.
+    """
+    try:
+        table = pq.read_table(path)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"The operator table {path} is damaged: {error}. Restore or rebuild it.") from error
+    stated = (table.schema.metadata or {}).get(b"serving_tuner")
+    provenance = json.loads(stated) if stated else {}
+    if provenance.get("format") != FORMAT or "latency_code" not in table.column_names:
+        raise UsageError(
+            f"The operator table {path} states the format {provenance.get('format')!r}; this program reads {FORMAT!r}. "
+            "Rebuild it with this version."
+        )
+    values: dict[str, NDArray[np.int64]] = {}
+    words: dict[str, tuple[str, ...]] = {}
+    for name in table.column_names:
+        column = table[name].combine_chunks()
+        if pa.types.is_dictionary(column.type) or pa.types.is_string(column.type):
+            encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+            words[name] = tuple(encoded.dictionary.to_pylist())
+            column = encoded.indices
+        values[name] = column.to_numpy(zero_copy_only=False).astype(np.int64)
+    codes = values.pop("latency_code").astype(np.float64)
+    return Columns(values, np.exp(codes / CODE_SCALE - CODE_OFFSET) * 1e-3, words, provenance)
