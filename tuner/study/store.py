@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import re
 import time
 import uuid
 import warnings
@@ -43,6 +42,7 @@ from tuner.parameter import Config
 from tuner.space import Space
 from tuner.strategies.history import KIND, OUTCOME, Kind, distributions, outcome_from_json, outcome_to_json
 from tuner.study.definition import Study, definition_json
+from tuner.study.faults import masked
 from tuner.study.lease import RENEW_EVERY_S, Lease
 from tuner.study.record import State, TrialRecord
 from tuner.trial import Attempt, Outcome
@@ -93,7 +93,7 @@ class StudyStore:
         if _FINGERPRINT not in attributes:
             if self.optuna.get_trials(deepcopy=False):
                 raise StudyMismatchError(
-                    f"{redacted(self._study.storage)} holds a study {self._study.name!r} that was not made by tune. "
+                    f"{masked(self._study.storage)} holds a study {self._study.name!r} that was not made by tune. "
                     "Choose another name or storage."
                 )
             self.optuna.set_user_attr(_STUDY_ID, uuid.uuid4().hex)
@@ -108,7 +108,7 @@ class StudyStore:
             objective.direction for objective in self._study.objectives
         ]:
             raise StudyMismatchError(
-                f"{redacted(self._study.storage)} holds a different study named {self._study.name!r}: its model, "
+                f"{masked(self._study.storage)} holds a different study named {self._study.name!r}: its model, "
                 "devices, workload, SLO, objective, search space, engine, runner or trial plan differ, so its trials "
                 "cannot be compared. Give the study another name, or another storage."
             )
@@ -290,7 +290,7 @@ def stored_definition(name: str, storage: str) -> str:
             raise UnknownNameError("study", name, names)
         attributes = optuna.load_study(study_name=name, storage=opened).user_attrs
     if _DEFINITION not in attributes:
-        raise UsageError(f"The study {name!r} in {redacted(storage)} was not made by tune.")
+        raise UsageError(f"The study {name!r} in {masked(storage)} was not made by tune.")
     return str(attributes[_DEFINITION])
 
 
@@ -318,15 +318,10 @@ def open_storage(url: str) -> optuna.storages.BaseStorage:
     return optuna.storages.get_storage(url)
 
 
-def redacted(url: str) -> str:
-    """A storage URL without its password."""
-    return re.sub(r"(//[^:/@]*):[^@]*@", r"\1:***@", url)
-
-
 @contextlib.contextmanager
 def translated_errors(url: str) -> Iterator[None]:
     """Turns what the database and Optuna raise into errors with a remedy, never showing a password."""
-    place = redacted(url)
+    place = masked(url)
     try:
         yield
     except TunerError:

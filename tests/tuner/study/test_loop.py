@@ -225,13 +225,18 @@ def test_result_is_read_without_running_and_an_unknown_study_is_named(make_study
 
 @pytest.mark.parametrize(
     ("url", "error"),
-    [("nonsense", UsageError), ("sqlite:////proc/none/study.db", StorageError), ("oracle+what://x", UsageError)],
+    [
+        ("nonsense", UsageError),
+        ("sqlite:////proc/none/study.db", StorageError),
+        ("oracle+what://me:secret@x", UsageError),
+    ],
 )
 def test_storage_that_cannot_be_used_is_named_without_password(
     make_study: StudyMaker, url: str, error: type[Exception]
 ) -> None:
-    with pytest.raises(error, match=re.escape(url.split(":")[0])):
+    with pytest.raises(error, match="nonsense|/proc/none|oracle") as raised:
         tuner.tune(make_study(storage=url))
+    assert "secret" not in str(raised.value)
 
 
 def test_every_trial_is_reported_once_as_it_ends(make_study: StudyMaker) -> None:
