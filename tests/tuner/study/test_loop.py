@@ -234,7 +234,7 @@ def test_result_is_read_without_running_and_an_unknown_study_is_named(make_study
 def test_storage_that_cannot_be_used_is_named_without_password(
     make_study: StudyMaker, url: str, error: type[Exception]
 ) -> None:
-    with pytest.raises(error, match="nonsense|/proc/none|oracle") as raised:
+    with pytest.raises(error, match=r"nonsense|/proc/none|oracle") as raised:
         tuner.tune(make_study(storage=url))
     assert "secret" not in str(raised.value)
 
