@@ -90,6 +90,8 @@ def parse_quantity(text: str | int | float, dimension: Dimension) -> float:
         if not unit:
             raise UnitError(f"{text!r} has no unit. Write for example {written}.")
         known = [name for name in units if name]
+        if not known:
+            raise UnitError(f"{text!r} has the unit {unit!r}, where none belongs. Write for example {written}.")
         raise UnitError(
             f"{text!r} has the unit {unit!r}, which is none of {dimension.name.lower()}. {did_you_mean(unit, known)}"
         )
