@@ -3,9 +3,11 @@
 Latency is counted from the intended send time, so it contains the generator's own lateness. On a busy
 machine there is always some; it disqualifies a load only if it sets the numbers, and keeps doing so:
 
-* Open loop: in more than half of the windows, the 99th percentile of lateness exceeds 5 ms *and*
-  leaving lateness out would lower the window's median latency by more than a quarter, or its p99 by
-  more than half. One stall of the machine spoils one or two windows and is none of the generator's doing.
+* Open loop: in more than half of the windows, lateness exceeds 5 ms in the tail *and* leaving lateness
+  out would lower the window's median latency by more than a quarter, or its tail by more than half. One
+  stall of the machine spoils one or two windows and is none of the generator's doing. The tail is p99,
+  or the percentile that ten requests exceed where a window has fewer than a thousand: at low rates one
+  request that a short stall has hit is no tail.
 * Closed loop: lateness cannot build up, as nothing is sent before the last answer is read; but a generator
   that is never idle answers for the throughput. In more than half of the windows it has used more than
   95 % of a core.
@@ -32,6 +34,7 @@ TOLERATED_S: Final = 0.005
 MEDIAN_SHARE: Final = 0.25
 TAIL_SHARE: Final = 0.5
 BUSY_SHARE: Final = 0.95
+_TAIL_REQUESTS: Final = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,12 +42,12 @@ class WindowLateness:
     """The generator's part in one window.
 
     Attributes:
-        lateness_p99_s: 99th percentile of actual minus intended send time, s.
-        median_share, tail_share: part of the median and p99 latency that is lateness.
+        lateness_tail_s: actual minus intended send time, in the tail, s.
+        median_share, tail_share: part of the median and the tail of latency that is lateness.
         busy: share of a core that the generator used.
     """
 
-    lateness_p99_s: float
+    lateness_tail_s: float
     median_share: float
     tail_share: float
     busy: float
@@ -52,7 +55,7 @@ class WindowLateness:
     @property
     def late(self) -> bool:
         """Whether lateness set this window's latencies."""
-        return self.lateness_p99_s > TOLERATED_S and (self.median_share > MEDIAN_SHARE or self.tail_share > TAIL_SHARE)
+        return self.lateness_tail_s > TOLERATED_S and (self.median_share > MEDIAN_SHARE or self.tail_share > TAIL_SHARE)
 
     @property
     def saturated(self) -> bool:
@@ -71,15 +74,21 @@ def by_window(records: Records, plan: TrialPlan, busy: Sequence[float]) -> list[
         lateness = (records.dispatched_s - records.due_s)[inside]
         latency = (records.finished_s - records.due_s)[inside]
         own = latency - lateness
+        tail = tail_percentile(len(latency))
         found.append(
             WindowLateness(
-                lateness_p99_s=nearest_rank(lateness, 99.0),
+                lateness_tail_s=nearest_rank(lateness, tail),
                 median_share=_share(latency, own, 50.0),
-                tail_share=_share(latency, own, 99.0),
+                tail_share=_share(latency, own, tail),
                 busy=share,
             )
         )
     return found
+
+
+def tail_percentile(count: int) -> float:
+    """The percentile called the tail of `count` requests: 99, or what ten of them exceed, at least the median."""
+    return min(99.0, max(50.0, 100.0 * (1.0 - _TAIL_REQUESTS / count)))
 
 
 def _share(latency: Floats, own: Floats, percentile: float) -> float:
@@ -93,7 +102,7 @@ def generator_bound(windows: Sequence[WindowLateness], *, closed_loop: bool) -> 
     if 2 * len(guilty) <= len(windows):
         return None
     busy = float(np.median([window.busy for window in guilty]))
-    lateness = float(np.median([window.lateness_p99_s for window in guilty]))
+    lateness = float(np.median([window.lateness_tail_s for window in guilty]))
     tail = float(np.median([window.tail_share for window in guilty]))
     where = f"in {len(guilty)} of {len(windows)} windows"
     if closed_loop:
@@ -102,7 +111,7 @@ def generator_bound(windows: Sequence[WindowLateness], *, closed_loop: bool) -> 
             "Use fewer clients or larger requests, or give the generator a faster core of its own."
         )
     return (
-        f"The load generator sent its requests {format_seconds(lateness)} late (p99) {where}, {tail:.0%} of the p99 "
-        f"latency, using {busy:.0%} of a core: the numbers are its own, not the server's. "
+        f"The load generator sent its requests {format_seconds(lateness)} late (in the tail) {where}, which is "
+        f"{tail:.0%} of the tail's latency, using {busy:.0%} of a core: the numbers are its own, not the server's. "
         "Lower the arrival rate, or give the generator a core of its own."
     )
