@@ -62,7 +62,7 @@ def export_files(deployment: Deployment, form: str) -> Mapping[str, str]:
         spec = engine.launch(deployment.task, deployment.config, Target.CONTAINER)
         if form == "env":
             return {"server.env": environment_file(spec, deployment.config)}
-        return compose_files(spec, deployment.task.device(deployment.config.device), deployment.study)
+        return compose_files(spec, deployment.task.device(deployment.config.device))
     if form in engine.formats:
         return engine.export(deployment.task, deployment.config, form)
     raise UnknownNameError("export format", form, formats(engine))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Final
 
@@ -16,11 +15,12 @@ from tuner.launch_texts import SCRATCH_IN_CONTAINER, container_texts
 _FILES: Final = "files"
 
 
-def compose_files(spec: LaunchSpec, device: DeviceType, study: str) -> Mapping[str, str]:
+def compose_files(spec: LaunchSpec, device: DeviceType) -> Mapping[str, str]:
     """`compose.yaml` and the files it mounts, by relative path; `docker compose up` starts them as they are.
 
     Model paths are those of this machine. Limits and hardening are those of the trials, so that what
-    runs is what was measured. The port is published on 127.0.0.1 unless BIND says otherwise.
+    runs is what was measured; variables move it elsewhere: BIND (address to publish on), PORT, and CPUSET
+    where the trials were pinned to whole cores.
 
     Raises:
         UsageError: the engine gives no container image.
@@ -51,7 +51,7 @@ def compose_files(spec: LaunchSpec, device: DeviceType, study: str) -> Mapping[s
         "security_opt": ["no-new-privileges:true"],
         "restart": "unless-stopped",
     }
-    document = {"name": _project(study), "services": {"server": service}}
+    document = {"services": {"server": service}}
     files = {f"{_FILES}/{name}": text for name, text in texts.files.items()}
     return {"compose.yaml": yaml.safe_dump(document, sort_keys=False, width=120), **files}
 
@@ -60,6 +60,9 @@ def _limits(device: DeviceType) -> dict[str, object]:
     limits: dict[str, object] = {}
     if device.cpuset is not None:
         limits["cpuset"] = device.cpuset
+    elif device.cpus is not None and device.cpus == int(device.cpus):
+        last = int(device.cpus) - 1
+        limits["cpuset"] = "${CPUSET:-" + (f"0-{last}" if last else "0") + "}"
     elif device.cpus is not None:
         limits["cpus"] = device.cpus
     if device.memory_bytes is not None:
@@ -79,8 +82,3 @@ def _volume(source: str, target: str) -> dict[str, object]:
 def _literal(text: str) -> str:
     """Compose would take `$NAME` for a variable."""
     return text.replace("$", "$$")
-
-
-def _project(study: str) -> str:
-    """A Compose project name: lower case letters, digits, dashes and underscores."""
-    return re.sub(r"[^a-z0-9_-]+", "-", study.lower()).strip("-_") or "server"

@@ -60,13 +60,12 @@ def spec(**changes: object) -> LaunchSpec:
 
 
 def test_compose_starts_the_container_that_was_measured() -> None:
-    files = compose_files(spec(), CPU, "My Study!")
+    files = compose_files(spec(), CPU)
     document = yaml.safe_load(files["compose.yaml"])
     server = document["services"]["server"]
-    assert document["name"] == "my-study"
-    assert server["command"] == ["serve", "--port", "8123", "--dir", "/tuner/a", "/model", "{x}"]
+    assert server["command"] == ["serve", "--port", "8123", "--dir", "/serving-tuner/a", "/model", "{x}"]
     assert server["cap_drop"] == ["ALL"]
-    assert server["cpus"] == 2
+    assert server["cpuset"] == "${CPUSET:-0-1}"
     assert files["files/a/conf.txt"] == "port=8123 {other}"
     assert files["files/b.txt"] == "{port}"
     assert all(volume["read_only"] for volume in server["volumes"])
@@ -74,7 +73,7 @@ def test_compose_starts_the_container_that_was_measured() -> None:
 
 @given(st.text(st.characters(codec="ascii", exclude_characters="\0{}")))
 def test_compose_never_interpolates_a_value(text: str) -> None:
-    files = compose_files(spec(environment={"X": text}), CPU, "s")
+    files = compose_files(spec(environment={"X": text}), CPU)
     value = yaml.safe_load(files["compose.yaml"])["services"]["server"]["environment"]["X"]
     assert value.replace("$$", "").count("$") == 0
     assert value.replace("$$", "$") == text
@@ -82,14 +81,14 @@ def test_compose_never_interpolates_a_value(text: str) -> None:
 
 def test_compose_reserves_gpus() -> None:
     gpu = DeviceType(name="l4", kind=DeviceKind.GPU, gpus=2, price_per_hour=1.0)
-    document = yaml.safe_load(compose_files(spec(), gpu, "s")["compose.yaml"])
+    document = yaml.safe_load(compose_files(spec(), gpu)["compose.yaml"])
     devices = document["services"]["server"]["deploy"]["resources"]["reservations"]["devices"]
     assert devices == [{"driver": "nvidia", "capabilities": ["gpu"], "count": 2}]
 
 
 def test_compose_without_an_image_says_what_to_set() -> None:
     with pytest.raises(UsageError, match=r"Set engine\.image"):
-        compose_files(spec(image=None), CPU, "s")
+        compose_files(spec(image=None), CPU)
 
 
 @pytest.mark.parametrize("form", ["json", "yaml"])
