@@ -1,4 +1,4 @@
-"""History: what a strategy reads from the trials of an Optuna study, and how a trial is written there.
+"""History: what a strategy reads from the trials of an Optuna study, and how they are written there.
 
 A trial in the storage:
 
@@ -12,6 +12,7 @@ A trial in the storage:
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -19,15 +20,14 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.study import Study
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial, TrialState
 from pydantic import ConfigDict, TypeAdapter
 
 from tuner.errors import SpaceError, UnknownNameError
 from tuner.metric import MetricRef
 from tuner.objective import Objective
 from tuner.parameter import Config, Parameter, Scale
-from tuner.slo import Slo, excesses
+from tuner.slo import Slo
 from tuner.space import Space
 from tuner.strategies.candidates import Rows, row_of
 from tuner.trial import Infeasible, Measurement, Outcome, Reason
@@ -64,6 +64,7 @@ class History:
         failed_rows: shape (f, d), configurations that could not be measured.
         reasons: why, shape (f,).
         pending_rows: shape (p, d), configurations that are running.
+        numbers, failed_numbers: of the trials behind `rows` and `failed_rows`.
     """
 
     metrics: tuple[MetricRef, ...]
@@ -73,6 +74,8 @@ class History:
     failed_rows: Rows
     reasons: tuple[Reason, ...]
     pending_rows: Rows
+    numbers: tuple[int, ...]
+    failed_numbers: tuple[int, ...]
 
     def __len__(self) -> int:
         """Number of trials told, infeasible ones included."""
@@ -94,12 +97,12 @@ def observations(
     """The trials of a study as arrays.
 
     Trials without an outcome (cancelled, or of someone else's making) and trials whose parameters are not of
-    this space are left out. A measurement without one of the objectives counts as failed by errors.
+    this space are left out. A measurement without a finite value of every objective counts as failed by errors.
     """
     metrics = tuple(dict.fromkeys([objective.metric for objective in objectives] + [slo.metric for slo in slos]))
     needed = [objective.metric for objective in objectives]
-    measured: list[tuple[Rows, Measurement]] = []
-    failed: list[tuple[Rows, Reason]] = []
+    measured: list[tuple[int, Rows, Measurement]] = []
+    failed: list[tuple[int, Rows, Reason]] = []
     pending: list[Rows] = []
     for trial in sorted(trials, key=lambda trial: trial.number):
         config = config_of_trial(trial, space)
@@ -111,26 +114,29 @@ def observations(
             continue
         outcome = outcome_of_trial(trial)
         if isinstance(outcome, Infeasible):
-            failed.append((row, outcome.reason))
+            failed.append((trial.number, row, outcome.reason))
         elif outcome is not None:
-            if any(outcome.value(metric) is None for metric in needed):
-                failed.append((row, Reason.ERRORS))
+            values = [outcome.value(metric) for metric in needed]
+            if not all(value is not None and math.isfinite(value) for value in values):
+                failed.append((trial.number, row, Reason.ERRORS))
             else:
-                measured.append((row, outcome))
-    estimates = [[outcome.metrics.get(str(metric)) for metric in metrics] for _, outcome in measured]
+                measured.append((trial.number, row, outcome))
+    estimates = [[outcome.metrics.get(str(metric)) for metric in metrics] for _, _, outcome in measured]
     shape = (len(measured), len(metrics))
     return History(
         metrics=metrics,
-        rows=_stack([row for row, _ in measured], space),
+        rows=_stack([row for _, row, _ in measured], space),
         values=np.array(
             [[np.nan if one is None else one.value for one in line] for line in estimates], dtype=np.float64
         ).reshape(shape),
         std_errors=np.array(
             [[0.0 if one is None else one.std_error for one in line] for line in estimates], dtype=np.float64
         ).reshape(shape),
-        failed_rows=_stack([row for row, _ in failed], space),
-        reasons=tuple(reason for _, reason in failed),
+        failed_rows=_stack([row for _, row, _ in failed], space),
+        reasons=tuple(reason for _, _, reason in failed),
         pending_rows=_stack(pending, space),
+        numbers=tuple(number for number, _, _ in measured),
+        failed_numbers=tuple(number for number, _, _ in failed),
     )
 
 
@@ -170,27 +176,6 @@ def outcome_to_json(outcome: Outcome) -> str:
 def outcome_from_json(text: str) -> Outcome:
     """The outcome that `outcome_to_json` wrote."""
     return _OUTCOME.validate_json(text)
-
-
-def record(
-    study: Study,
-    trial: Trial,
-    outcome: Outcome,
-    objectives: Sequence[Objective],
-    slos: Sequence[Slo],
-    kind: Kind = Kind.SEARCH,
-) -> FrozenTrial:
-    """Ends a trial with its outcome, as the head of this module says."""
-    trial.set_user_attr(OUTCOME, outcome_to_json(outcome))
-    trial.set_user_attr(KIND, kind.value)
-    if isinstance(outcome, Infeasible):
-        return study.tell(trial, state=TrialState.FAIL)
-    for name, excess in excesses(slos, outcome.values()).items():
-        trial.set_constraint(name, excess)
-    values = [outcome.value(objective.metric) for objective in objectives]
-    if any(value is None for value in values):
-        return study.tell(trial, state=TrialState.FAIL)
-    return study.tell(trial, [value for value in values if value is not None])
 
 
 def _stack(rows: Sequence[Rows], space: Space) -> Rows:

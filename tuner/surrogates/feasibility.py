@@ -26,11 +26,13 @@ _BASE_RATE: Final = -2.5
 """Log odds of failure where nothing is known: one point in thirteen."""
 _BASE_VARIANCE: Final = 1.0
 _LOCAL_VARIANCE: Final = 4.0
-_TREND_VARIANCE: Final = 8.0
-"""Of the latent slope along an axis: the odds change by a factor of e^2.8 from end to end, give or take."""
+_TREND_VARIANCE: Final = 64.0
+"""Of the latent slope along an axis: steep, as running out has a sharp edge; the odds change by e^8 from end to end."""
 _LENGTH_SCALE: Final = 0.5
 """Of the local part on one axis; grows with the square root of the number of axes."""
-_NEWTON_STEPS: Final = 30
+_NEWTON_STEPS: Final = 50
+_LEAST_STEP: Final = 1e-4
+_SETTLED: Final = 1e-9
 
 _CHUNK: Final = 1 << 14
 """Points asked about at a time."""
@@ -68,22 +70,17 @@ class FailureModel:
         """
         covariance = _covariance(grid, grid.points(levels), levels, trend, torch.float64).numpy()
         target = failed.astype(np.float64)
-        latent = np.zeros(len(target))
-        for _ in range(_NEWTON_STEPS):
-            chance = scipy.special.expit(_BASE_RATE + latent)
-            root = np.sqrt(chance * (1.0 - chance))
-            factor = scipy.linalg.cholesky(np.eye(len(root)) + np.outer(root, root) * covariance, lower=True)
-            b = root**2 * latent + target - chance
-            a = b - root * scipy.linalg.cho_solve((factor, True), root * (covariance @ b))
-            moved = covariance @ a
-            settled = float(np.abs(moved - latent).max()) < 1e-6
-            latent = moved
-            if settled:
-                break
+        latent = covariance @ _mode(covariance, target)
         chance = scipy.special.expit(_BASE_RATE + latent)
         root = np.sqrt(chance * (1.0 - chance))
-        factor = scipy.linalg.cholesky(np.eye(len(root)) + np.outer(root, root) * covariance, lower=True)
-        return cls(grid=grid, levels=levels, trend=trend, slopes=target - chance, factor=factor, root_weights=root)
+        return cls(
+            grid=grid,
+            levels=levels,
+            trend=trend,
+            slopes=target - chance,
+            factor=_factor(covariance, root),
+            root_weights=root,
+        )
 
     def log_success(self, points: torch.Tensor, dtype: torch.dtype = torch.float64) -> torch.Tensor:
         """Logarithm of the probability of not failing in this way, shape (N,), computed in `dtype`.
@@ -106,10 +103,42 @@ class FailureModel:
         return result.to(torch.float64)
 
 
+def _mode(covariance: Array, target: Array) -> Array:
+    """Inverse covariance times the most probable latent values, by Newton's method with halved steps."""
+
+    def log_density(a: Array) -> float:
+        latent = covariance @ a
+        odds = _BASE_RATE + latent
+        return float(target @ odds - np.logaddexp(0.0, odds).sum() - 0.5 * a @ latent)
+
+    a = np.zeros(len(target))
+    reached = log_density(a)
+    for _ in range(_NEWTON_STEPS):
+        latent = covariance @ a
+        chance = scipy.special.expit(_BASE_RATE + latent)
+        root = np.sqrt(chance * (1.0 - chance))
+        b = root**2 * latent + target - chance
+        step = b - root * scipy.linalg.cho_solve((_factor(covariance, root), True), root * (covariance @ b)) - a
+        size = 1.0
+        while size > _LEAST_STEP and log_density(a + size * step) < reached:
+            size *= 0.5
+        a = a + size * step
+        gained, reached = log_density(a) - reached, log_density(a)
+        if gained < _SETTLED:
+            break
+    return a
+
+
+def _factor(covariance: Array, root: Array) -> Array:
+    """Cholesky factor of I + W^1/2 K W^1/2, which is well conditioned whatever W."""
+    factor: Array = scipy.linalg.cholesky(np.eye(len(root)) + np.outer(root, root) * covariance, lower=True)
+    return factor
+
+
 def _covariance(grid: Grid, points: torch.Tensor, levels: Levels, trend: bool, dtype: torch.dtype) -> torch.Tensor:
     """Of the latent function between many points and a few, shape (N, n)."""
     length_scales = np.full(grid.dimensions, _LENGTH_SCALE * math.sqrt(grid.dimensions))
-    covariance = grid.correlations(points, levels, length_scales, dtype).mul_(_LOCAL_VARIANCE).add_(_BASE_VARIANCE)
+    covariance = grid.product(points, levels, length_scales, dtype).mul_(_LOCAL_VARIANCE).add_(_BASE_VARIANCE)
     return covariance.add_(grid.linear(points, levels, dtype), alpha=_TREND_VARIANCE) if trend else covariance
 
 

@@ -1,8 +1,9 @@
 """Exact Gaussian-process regression on a grid, averaged over hyperparameters.
 
-y_i = m(x_i) + level + f(x_i) + noise_i,  f ~ GP(0, s^2 k),  noise_i ~ N(0, v_i + sigma^2): `m` is a given prior
-mean, `v_i` the known variance of a value, and the level is unknown with a wide normal prior. Every posterior comes
-per hypothesis about the hyperparameters, the most probable one first.
+y_i = m(x_i) + level + f(x_i) + noise_i,  f ~ GP(0, s^2 product + a^2 additive),  noise_i ~ N(0, v_i + sigma^2)
+
+`m` is a given prior mean, `v_i` the known variance of a value, and the level is unknown with a wide normal prior.
+Every posterior comes per hypothesis about the hyperparameters, the most probable one first.
 
 | symbol | meaning |
 | --- | --- |
@@ -23,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tuner.surrogates.hyperparameters import JITTER, MarginalLikelihood, Priors
+from tuner.surrogates.hyperparameters import JITTER, MarginalLikelihood, Priors, additive_scales, product_scales
 from tuner.surrogates.kernel import Array, Grid, Levels
 
 Mean = Callable[[Levels], Array]
@@ -42,7 +43,7 @@ class GaussianProcess:
     Attributes:
         grid: the axes.
         levels: training points, shape (n, d).
-        thetas: distinct hyperparameters, shape (u, d + 2).
+        thetas: distinct hyperparameters, shape (u, d + 3).
         copies: which of them each hypothesis has, shape (h,), the most probable first.
         factors: Cholesky factors of the training covariances, shape (u, n, n).
         alphas: inverse covariances times centred values, shape (u, n).
@@ -134,19 +135,19 @@ class GaussianProcess:
         means = torch.empty(len(self.thetas), len(points), dtype=dtype)
         variances = torch.empty_like(means)
         for u, theta in enumerate(self.thetas):
-            signal = math.exp(2 * theta[-2])
+            prior_variance = float(np.exp(2 * theta[-3:-1]).sum()) + self.level_variance
             alpha = self.alphas[u]
             whitener = self._inverse_factor(u).mT
             # The level's part of the covariance with the training points is constant: it is added at the end.
             mean_shift = self.center + self.level_variance * float(alpha.sum())
             shift = (self.level_variance * whitener.sum(dim=0)).to(dtype)
-            scaled_alpha, scaled_whitener = (signal * alpha).to(dtype), (signal * whitener).to(dtype)
+            cast_alpha, cast_whitener = alpha.to(dtype), whitener.to(dtype)
             for start in range(0, len(points), _CHUNK):
                 part = slice(start, start + _CHUNK)
-                cross = self.grid.correlations(points[part], self.levels, np.exp(theta[:-2]), dtype)
-                means[u, part] = torch.mv(cross, scaled_alpha).add_(mean_shift)
-                explained = torch.addmm(shift, cross, scaled_whitener).square_().sum(dim=1)
-                variances[u, part] = (signal + self.level_variance) - explained
+                cross = _covariance(self.grid, points[part], self.levels, theta, dtype)
+                means[u, part] = torch.mv(cross, cast_alpha).add_(mean_shift)
+                explained = torch.addmm(shift, cross, cast_whitener).square_().sum(dim=1)
+                variances[u, part] = prior_variance - explained
         if self.mean is not None:
             means += torch.from_numpy(self.mean(levels)).to(dtype)
         variances.clamp_(min=_LEAST_VARIANCE)
@@ -191,10 +192,10 @@ class GaussianProcess:
 
     def _covariances(self, levels: Levels, theta: Array) -> tuple[torch.Tensor, torch.Tensor]:
         """Of points with the training points, shape (N, n), and among themselves, shape (N, N)."""
-        points, scales, signal = self.grid.points(levels), np.exp(theta[:-2]), math.exp(2 * theta[-2])
+        points = self.grid.points(levels)
         return (
-            signal * self.grid.correlations(points, self.levels, scales) + self.level_variance,
-            signal * self.grid.correlations(points, levels, scales) + self.level_variance,
+            _covariance(self.grid, points, self.levels, theta).add_(self.level_variance),
+            _covariance(self.grid, points, levels, theta).add_(self.level_variance),
         )
 
     def _inverse_factor(self, u: int) -> torch.Tensor:
@@ -202,3 +203,11 @@ class GaussianProcess:
         eye = torch.eye(self.factors.shape[-1], dtype=self.factors.dtype)
         inverse: torch.Tensor = torch.linalg.solve_triangular(self.factors[u], eye, upper=False)
         return inverse
+
+
+def _covariance(
+    grid: Grid, points: torch.Tensor, levels: Levels, theta: Array, dtype: torch.dtype = torch.float64
+) -> torch.Tensor:
+    """Of the function without its level, between many points and a few, shape (N, n)."""
+    product = grid.product(points, levels, product_scales(theta), dtype).mul_(math.exp(2 * theta[-3]))
+    return product.add_(grid.additive(points, levels, additive_scales(theta), dtype), alpha=math.exp(2 * theta[-2]))

@@ -1,6 +1,8 @@
 """Hyperparameters of a Gaussian process on a grid: their priors, their best values, and a sample of them.
 
-theta = (log l_1 .. log l_d, log s, log sigma): length scales, signal deviation, extra noise deviation.
+theta = (log l_1 .. log l_d, log s, log a, log sigma): length scales, deviations of the product part, of the additive
+part, and of the extra noise. The additive part's length scales are l_j / sqrt(d): one axis alone has to explain what
+the product explains with all of them.
 """
 
 from __future__ import annotations
@@ -36,26 +38,40 @@ class Priors:
     Attributes:
         length_scale: centre of log l_j for one axis; 0.5 log d is added.
         length_scale_sd: its deviation.
-        signal, signal_sd: of log s, in the units of the values.
+        product, product_sd: of log s, in the units of the values.
+        additive, additive_sd: of log a, likewise.
         noise, noise_sd: of log sigma, in the units of the values.
         level_sd: deviation of the constant level around the mean of the values.
     """
 
     length_scale: float = 0.0
     length_scale_sd: float = 1.0
-    signal: float = math.log(0.7)
-    signal_sd: float = 0.7
+    product: float = math.log(0.5)
+    product_sd: float = 0.7
+    additive: float = math.log(0.5)
+    additive_sd: float = 0.7
     noise: float = math.log(0.03)
     noise_sd: float = 1.0
     level_sd: float = 2.0
 
     def center(self, dimensions: int) -> Array:
-        """Prior mean of theta, shape (d + 2,)."""
-        return np.array([self.length_scale + 0.5 * math.log(dimensions)] * dimensions + [self.signal, self.noise])
+        """Prior mean of theta, shape (d + 3,)."""
+        length_scale = self.length_scale + 0.5 * math.log(dimensions)
+        return np.array([length_scale] * dimensions + [self.product, self.additive, self.noise])
 
     def deviation(self, dimensions: int) -> Array:
-        """Prior deviation of theta, shape (d + 2,)."""
-        return np.array([self.length_scale_sd] * dimensions + [self.signal_sd, self.noise_sd])
+        """Prior deviation of theta, shape (d + 3,)."""
+        return np.array([self.length_scale_sd] * dimensions + [self.product_sd, self.additive_sd, self.noise_sd])
+
+
+def product_scales(thetas: Array) -> Array:
+    """Length scales of the product part, shape (..., d)."""
+    return np.exp(thetas[..., :-3])
+
+
+def additive_scales(thetas: Array) -> Array:
+    """Length scales of the additive part, shape (..., d)."""
+    return np.exp(thetas[..., :-3]) / math.sqrt(thetas.shape[-1] - 3)
 
 
 class MarginalLikelihood:
@@ -80,12 +96,12 @@ class MarginalLikelihood:
         self._high = self.center + _BOUNDS * self.deviation
 
     def covariances(self, thetas: Array) -> Array:
-        """Of the values, noise included, shape (m, n, n), for `thetas` of shape (m, d + 2)."""
-        log_correlations, _ = self._pairs.log_correlations(np.exp(thetas[:, :-2]))
-        return self._with_noise(np.exp(2 * thetas[:, -2, None, None] + log_correlations), thetas)
+        """Of the values, noise included, shape (m, n, n), for `thetas` of shape (m, d + 3)."""
+        product, additive = self._parts(thetas)
+        return self._with_noise(product + additive, thetas)
 
     def log_densities(self, thetas: Array) -> Array:
-        """Shape (m,), for `thetas` of shape (m, d + 2)."""
+        """Shape (m,), for `thetas` of shape (m, d + 3)."""
         factors = np.linalg.cholesky(self.covariances(thetas))
         whitened = np.linalg.solve(factors, np.broadcast_to(self._values[:, None], (*factors.shape[:2], 1)))[..., 0]
         log_determinants = 2.0 * np.log(np.diagonal(factors, axis1=1, axis2=2)).sum(axis=1)
@@ -94,25 +110,22 @@ class MarginalLikelihood:
 
     def negative(self, theta: Array) -> tuple[float, Array]:
         """Minus the log density, and its gradient."""
-        log_correlations, slope = self._pairs.log_correlations(np.exp(theta[:-2]))
-        signal = np.exp(2 * theta[-2] + log_correlations)
-        factor = scipy.linalg.cholesky(self._with_noise(signal, theta), lower=True, check_finite=False)
+        product, additive = self._parts(theta)
+        factor = scipy.linalg.cholesky(self._with_noise(product + additive, theta), lower=True, check_finite=False)
         inverse = scipy.linalg.cho_solve((factor, True), np.eye(len(factor)), check_finite=False)
         alpha = inverse @ self._values
         standard = (theta - self.center) / self.deviation
         value = 0.5 * (float(self._values @ alpha) + float(standard @ standard)) + float(np.log(np.diag(factor)).sum())
         weights = 0.5 * (inverse - np.outer(alpha, alpha))
-        weighted = weights * signal
-        gradient = np.concatenate(
-            [
-                self._pairs.slope(weighted, slope),
-                [2.0 * weighted.sum(), 2.0 * math.exp(2 * theta[-1]) * np.trace(weights)],
-            ]
-        )
+        weighted = weights * product
+        by_length_scale = self._pairs.product_slope(product_scales(theta), weighted)
+        by_length_scale += math.exp(2 * theta[-2]) * self._pairs.additive_slope(additive_scales(theta), weights)
+        by_deviation = [weighted.sum(), (weights * additive).sum(), math.exp(2 * theta[-1]) * np.trace(weights)]
+        gradient = np.concatenate([by_length_scale, 2.0 * np.array(by_deviation)])
         return value, gradient + standard / self.deviation
 
     def best(self, iterations: int = 60) -> Array:
-        """Theta of the highest density that L-BFGS finds from the prior's centre, shape (d + 2,)."""
+        """Theta of the highest density that L-BFGS finds from the prior's centre, shape (d + 3,)."""
         found = scipy.optimize.minimize(
             self.negative,
             self.center,
@@ -124,7 +137,7 @@ class MarginalLikelihood:
         return np.asarray(found.x, dtype=np.float64)
 
     def sample(self, best: Array, count: int, seed: int) -> Array:
-        """`best` and `count` draws of theta that together stand for its posterior, shape (1 + count, d + 2).
+        """`best` and `count` draws of theta that together stand for its posterior, shape (1 + count, d + 3).
 
         Draws from an equal mixture of the prior and of Laplace's approximation around `best` are weighted by
         density over mixture density, and resampled: with few values the prior's draws carry the weight, with
@@ -147,6 +160,12 @@ class MarginalLikelihood:
         # Systematic resampling: the number of copies differs from its expectation by less than one.
         chosen = np.searchsorted(cumulative, (np.arange(count) + 0.5) / count)
         return np.concatenate([best[None], draws[np.minimum(chosen, len(draws) - 1)]])
+
+    def _parts(self, thetas: Array) -> tuple[Array, Array]:
+        """Covariances of the product and of the additive part, shape (..., n, n)."""
+        deviations = np.exp(2 * thetas[..., -3:-1, None, None])
+        product = deviations[..., 0, :, :] * self._pairs.product(product_scales(thetas))
+        return product, deviations[..., 1, :, :] * self._pairs.additive(additive_scales(thetas))
 
     def _with_noise(self, signals: Array, thetas: Array) -> Array:
         """Adds level and noise to signal covariances, shape (..., n, n)."""

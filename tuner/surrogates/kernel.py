@@ -1,4 +1,4 @@
-"""A product kernel over a grid: one correlation table per axis.
+"""Kernels over a grid, from one correlation table per axis.
 
 | symbol | meaning |
 | --- | --- |
@@ -7,9 +7,10 @@
 | levels | integer array (n, d): where points stand on each axis |
 | `l_j` | length scale of axis j |
 
-k(x, x') = prod_j k_j(x_j, x'_j), where k_j is Matern 5/2 in the coordinates of an ordered axis, and
-exp(-[x_j != x'_j] / l_j) on an unordered one. As every axis has few levels, the logarithm of k between many
-points and a few training points is a sum of table rows: no distance is computed twice.
+k_j(x_j, x'_j) is Matern 5/2 in the coordinates of an ordered axis, and exp(-[x_j != x'_j] / l_j) on an unordered
+one. The *product* kernel is prod_j k_j, for functions in which everything may depend on everything; the
+*additive* one is the mean of the k_j, for sums of functions of one axis each (logarithms of what multiplies, say).
+As every axis has few levels, either is a sum of table rows: no distance is computed twice.
 """
 
 from __future__ import annotations
@@ -76,10 +77,10 @@ class Grid:
         """Points as rows of the stacked tables, shape (n, d): what the methods below want of many points."""
         return torch.from_numpy(levels.astype(np.int64) + self._offsets)
 
-    def correlations(
+    def product(
         self, points: torch.Tensor, levels: Levels, length_scales: Array, dtype: torch.dtype = torch.float64
     ) -> torch.Tensor:
-        """Correlations of many points with a few, shape (N, n).
+        """The product kernel between many points and a few, shape (N, n).
 
         Args:
             points: the many, shape (N, d), from `points`.
@@ -87,11 +88,14 @@ class Grid:
             length_scales: shape (d,).
             dtype: of the result; single precision is several times quicker.
         """
-        tables = [
-            log_correlation(table[:, x], scale, ordered)[0]
-            for table, x, scale, ordered in zip(self.distances, levels.T, length_scales, self.ordered, strict=True)
-        ]
-        return _sum_rows(points, tables, dtype).exp_()
+        return _sum_rows(points, self._log_tables(levels, length_scales), dtype).exp_()
+
+    def additive(
+        self, points: torch.Tensor, levels: Levels, length_scales: Array, dtype: torch.dtype = torch.float64
+    ) -> torch.Tensor:
+        """The additive kernel between many points and a few; everything as for `product`."""
+        tables = [np.exp(table) / self.dimensions for table in self._log_tables(levels, length_scales)]
+        return _sum_rows(points, tables, dtype)
 
     def linear(self, points: torch.Tensor, levels: Levels, dtype: torch.dtype = torch.float64) -> torch.Tensor:
         """Scalar products of many points with a few, coordinates counted from the middle of the grid, shape (N, n).
@@ -103,6 +107,12 @@ class Grid:
     def squared_norms(self, points: torch.Tensor, dtype: torch.dtype = torch.float64) -> torch.Tensor:
         """`linear` of every point with itself, shape (N,)."""
         return _sum_rows(points, [np.diag(_products(axis))[:, None] for axis in self.axes], dtype)[:, 0]
+
+    def _log_tables(self, levels: Levels, length_scales: Array) -> list[Array]:
+        return [
+            log_correlation(table[:, x], scale, ordered)[0]
+            for table, x, scale, ordered in zip(self.distances, levels.T, length_scales, self.ordered, strict=True)
+        ]
 
 
 class Pairs:
@@ -130,22 +140,41 @@ class Pairs:
         self._lookup = np.stack(lookups)
         self._dimensions = grid.dimensions
 
-    def log_correlations(self, length_scales: Array) -> tuple[Array, Array]:
-        """Log correlations of the pairs of points, shape (..., n, n), for length scales of shape (..., d).
+    def product(self, length_scales: Array) -> Array:
+        """The product kernel, shape (..., n, n), for length scales of shape (..., d)."""
+        return np.exp(self._sum(self._tables(length_scales)[0]))
 
-        The second result is what `slope` wants, once for each of the length scales.
+    def additive(self, length_scales: Array) -> Array:
+        """The additive kernel, shape (..., n, n), for length scales of shape (..., d)."""
+        return self._sum(np.exp(self._tables(length_scales)[0])) / self._dimensions
+
+    def product_slope(self, length_scales: Array, weighted: Array) -> Array:
+        """Derivative of the sum over pairs of weights times `product` by each log length scale, shape (d,).
+
+        Args:
+            length_scales: shape (d,).
+            weighted: weights times `product`, shape (n, n).
         """
-        logarithm, slope = log_correlation(self._distances, length_scales[..., self._owners], self._ordered)
-        total = logarithm[..., self._lookup[0]]
-        for lookup in self._lookup[1:]:
-            total += logarithm[..., lookup]
-        return total, slope
+        return self._by_axis(self._tables(length_scales)[1], weighted)
 
-    def slope(self, weights: Array, slope: Array) -> Array:
-        """Sum over pairs of `weights`, shape (n, n), times the derivative by each log length scale, shape (d,)."""
+    def additive_slope(self, length_scales: Array, weights: Array) -> Array:
+        """The same for `additive`; here `weights` are the weights themselves, shape (n, n)."""
+        logarithm, slope = self._tables(length_scales)
+        return self._by_axis(np.exp(logarithm) * slope / self._dimensions, weights)
+
+    def _tables(self, length_scales: Array) -> tuple[Array, Array]:
+        return log_correlation(self._distances, length_scales[..., self._owners], self._ordered)
+
+    def _sum(self, tables: Array) -> Array:
+        total: Array = tables[..., self._lookup[0]]
+        for lookup in self._lookup[1:]:
+            total += tables[..., lookup]
+        return total
+
+    def _by_axis(self, tables: Array, weights: Array) -> Array:
         repeated = np.broadcast_to(weights, self._lookup.shape).ravel()
-        gathered = np.bincount(self._lookup.ravel(), weights=repeated, minlength=len(slope))
-        return np.bincount(self._owners, weights=gathered * slope, minlength=self._dimensions).astype(np.float64)
+        gathered = np.bincount(self._lookup.ravel(), weights=repeated, minlength=len(tables))
+        return np.bincount(self._owners, weights=gathered * tables, minlength=self._dimensions).astype(np.float64)
 
 
 def _products(axis: Axis) -> Array:
