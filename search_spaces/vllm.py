@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from typing import ClassVar, Final
 
 from search_spaces.huggingface import LanguageModel, ModelFiles, find_model, read_model
+from search_spaces.vllm_limits import ServingLimits
 from search_spaces.vllm_options import VERSION, VllmOptions, parse_options
+from search_spaces.vllm_rules import GIB
 from search_spaces.vllm_server import REFUSALS, arguments, environment, workers
-from search_spaces.vllm_space import GIB, ServingLimits, build_space
+from search_spaces.vllm_space import build_space
 from tuner.device import DeviceKind, DeviceType
 from tuner.errors import UnavailableError, UnknownNameError, UsageError
 from tuner.launch import CompletionRequest, HealthCheck, LaunchSpec, Mount, Target

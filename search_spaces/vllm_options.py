@@ -59,37 +59,38 @@ class VllmOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     version: Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+([.\w+-]*)$")] = Field(
-        VERSION, description="Version of vLLM: the tag of the default images."
+        default=VERSION, description="Version of vLLM: the tag of the default images."
     )
     image: Annotated[str, Field(min_length=1)] | None = Field(
-        None,
+        default=None,
         description="Container image. Unset: vllm/vllm-openai on GPUs, serving-tuner/vllm-cpu "
         "(built by runners/images/vllm-cpu/build) on CPUs.",
     )
     max_model_len: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="Longest sequence (prompt and answer) in tokens. Unset: what the model was made for."
+        default=None, description="Longest sequence (prompt and answer) in tokens. Unset: what the model was made for."
     )
     load_format: Literal["auto", "safetensors", "pt", "dummy", "gguf", "bitsandbytes", "mistral"] = Field(
-        "auto", description="How weights are loaded; dummy makes random ones, which are served as fast as true ones."
+        default="auto",
+        description="How weights are loaded; dummy makes random ones, which are served as fast as true ones.",
     )
     enforce_eager: bool | None = Field(
-        None,
+        default=None,
         description="Skip compilation and CUDA graphs: a faster start, slower steps. Unset: true on CPUs "
         "(the CPU image has no compiler), false on GPUs.",
     )
     lossy: bool = Field(
-        False,
+        default=False,
         description="Also try settings that change the answers: FP8 weights and an FP8 key-value cache.",
     )
-    trust_remote_code: bool = Field(False, description="Run Python code that comes with the model.")
+    trust_remote_code: bool = Field(default=False, description="Run Python code that comes with the model.")
     served_model_name: Annotated[str, Field(min_length=1)] | None = Field(
-        None, description="Name of the model in the API. Unset: the last part of its path or id."
+        default=None, description="Name of the model in the API. Unset: the last part of its path or id."
     )
-    extra_args: tuple[str, ...] = Field((), description="Further arguments of `vllm serve`, one per entry.")
+    extra_args: tuple[str, ...] = Field(default=(), description="Further arguments of `vllm serve`, one per entry.")
     environment: Mapping[str, str] = Field(
         default_factory=dict, description="Further environment variables of the server; no secrets."
     )
-    start_deadline: str = Field("300 s", description="The server must be ready within this time.")
+    start_deadline: str = Field(default="300 s", description="The server must be ready within this time.")
 
     @field_validator("extra_args", mode="before")
     @classmethod

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import Final
 
+from search_spaces.cores import cpu_ids
 from search_spaces.huggingface import LanguageModel
 from search_spaces.vllm_options import VllmOptions
-from search_spaces.vllm_space import GIB, NOT_QUANTIZED, cpu_ids
+from search_spaces.vllm_rules import GIB, NOT_QUANTIZED
 from tuner.device import DeviceKind, DeviceType
 from tuner.parameter import Config
 
@@ -25,6 +26,7 @@ _FLAGS: Final = (
     "gpu_memory_utilization",
 )
 _SWITCHES: Final = ("enable_chunked_prefill", "enable_prefix_caching")
+_UNBOUND: Final = "nobind"  # utils/ompmultiprocessing.py
 
 REFUSALS: Final = (
     r"ValueError: max_num_batched_tokens \(\d+\) (is smaller than max_model_len|must be greater than or equal)",
@@ -90,8 +92,11 @@ def environment(device: DeviceType, config: Config) -> dict[str, str]:
     variables["VLLM_HOST_IP"] = "127.0.0.1"
     threads = config.get("cpu_threads")
     if threads is not None:
-        variables["OMP_NUM_THREADS"] = str(threads)
-        variables["VLLM_CPU_OMP_THREADS_BIND"] = _binding(device, workers(config), int(threads))
+        binding = _binding(device, workers(config), int(threads))
+        variables["VLLM_CPU_OMP_THREADS_BIND"] = binding
+        if binding == _UNBOUND:
+            # Only then do workers take their number of threads from here.
+            variables["OMP_NUM_THREADS"] = str(threads)
     return variables
 
 
@@ -99,6 +104,6 @@ def _binding(device: DeviceType, worker_count: int, threads: int) -> str:
     """Cores of each worker's threads (`0,1|2,3`), where the device has cores of its own."""
     ids = [] if device.cpuset is None else cpu_ids(device.cpuset)
     if len(ids) < worker_count * threads:
-        return "nobind"
+        return _UNBOUND
     slices = (ids[worker * threads : (worker + 1) * threads] for worker in range(worker_count))
     return "|".join(",".join(map(str, cores)) for cores in slices)

@@ -1,26 +1,21 @@
-"""The parameters of a vLLM server and the rules that tie them.
+"""The parameters of a vLLM server.
 
-Defaults and rules are those of vLLM 0.32.0; the file that states each is named beside it, relative to `vllm/`.
+Defaults and domains are those of vLLM 0.32.0; the file that states each is named beside it, relative to `vllm/`.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Final
 
+from search_spaces.cores import cpu_count
 from search_spaces.huggingface import LanguageModel
+from search_spaces.vllm_limits import ServingLimits
+from search_spaces.vllm_rules import GIB, NOT_QUANTIZED, rules_of
 from tuner.device import DeviceKind, DeviceType
-from tuner.errors import UsageError
-from tuner.parameter import DEVICE, Condition, Parameter, Scale, Value, powers_of_two
-from tuner.space import Rule, Space
-from tuner.workload import ClosedLoop, TokenShapes, TraceReplay, Workload
+from tuner.parameter import DEVICE, Condition, Parameter, Scale, powers_of_two
+from tuner.space import Space
 
-NOT_QUANTIZED: Final = "none"
-GIB: Final = 2**30
-
-_UNKNOWN_CONTEXT: Final = 2048  # config/model.py, _get_and_verify_max_len
-_CPU_HEAD_SIZES: Final = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)  # v1/attention/backends/cpu_attn.py
 _CPU_BLOCK_SIZES: Final = (32, 64, 128, 256)  # multiples of 32, the same file
 _GPU_BLOCK_SIZES: Final = (16, 32, 64, 128)  # multiples of 16, v1/attention/backends/flash_attn.py
 _CPU_BLOCK_SIZE: Final = 128  # platforms/cpu.py
@@ -29,65 +24,6 @@ _MEMORY_UTILIZATION: Final = 0.92  # config/cache.py
 _UNSTABLE_IN_FLOAT16: Final = ("gemma2", "gemma3", "gemma3_text", "glm4")  # config/model.py
 _LONGEST_STEP: Final = 131_072  # no step of more tokens is worth trying
 _PROCESS_BYTES: Final = 3 * GIB  # three processes with torch in them; 2.7 GiB measured with a model of 40 MB
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServingLimits:
-    """What model, options and traffic together allow.
-
-    Attributes:
-        max_model_len: the longest sequence that the server accepts, tokens.
-        longest_request: prompt and answer of the longest request of the workload, tokens.
-        longest_prompt: its prompt, tokens.
-        clients: how many requests can be in flight; `None` in an open loop.
-    """
-
-    max_model_len: int
-    longest_request: int
-    longest_prompt: int
-    clients: int | None
-
-    @classmethod
-    def of(cls, model: LanguageModel, max_model_len: int | None, workload: Workload) -> ServingLimits:
-        """The limits; `max_model_len` is the user's.
-
-        Raises:
-            UsageError: the workload asks for no tokens, or for more than the server can accept.
-        """
-        context = model.context_tokens
-        if max_model_len is not None and context is not None and max_model_len > context:
-            raise UsageError(
-                f"max_model_len is {max_model_len}, but the model was made for {context} tokens. "
-                f"Write {context} or less under `engine`."
-            )
-        length = max_model_len or context or _UNKNOWN_CONTEXT
-        shapes = workload.requests
-        if not isinstance(shapes, TokenShapes):
-            raise UsageError(
-                "vLLM serves language models, and the workload's requests carry no tokens. "
-                "Write input_tokens and output_tokens under workload.requests."
-            )
-        prompt, answer = _longest(workload, shapes)
-        if prompt + answer > length:
-            raise UsageError(
-                f"The workload's longest request has {prompt} input and {answer} output tokens, {prompt + answer} "
-                f"together, but the server accepts {length}. Shorten the requests"
-                + (f", or raise max_model_len (up to {context})." if context and context > length else ".")
-            )
-        clients = workload.arrival.clients if isinstance(workload.arrival, ClosedLoop) else None
-        return cls(max_model_len=length, longest_request=prompt + answer, longest_prompt=prompt, clients=clients)
-
-
-def _longest(workload: Workload, shapes: TokenShapes) -> tuple[int, int]:
-    prompts = [max(shapes.input_tokens.high, shapes.shared_prefix_tokens)]
-    answers = [shapes.output_tokens.high]
-    if isinstance(workload.arrival, TraceReplay):
-        # A trace's own lengths go before the drawn ones.
-        rows = workload.arrival.requests
-        prompts = [row.input_tokens or prompts[0] for row in rows]
-        answers = [row.output_tokens or answers[0] for row in rows]
-        return max(zip(prompts, answers, strict=True), key=sum)
-    return prompts[0], answers[0]
 
 
 def build_space(model: LanguageModel, limits: ServingLimits, devices: tuple[DeviceType, ...], *, lossy: bool) -> Space:
@@ -132,26 +68,7 @@ def build_space(model: LanguageModel, limits: ServingLimits, devices: tuple[Devi
                 says="memory of the key-value cache; enough for every request that can be in flight",
             )
         )
-    return Space(parameters=tuple(parameters), rules=_rules(model, limits, devices, {p.name for p in parameters}))
-
-
-def cpu_count(device: DeviceType) -> int | None:
-    """Whole cores that a device type has; `None` where it is not limited."""
-    counts = [] if device.cpus is None else [max(1, math.floor(device.cpus))]
-    if device.cpuset is not None:
-        counts.append(len(cpu_ids(device.cpuset)))
-    return min(counts, default=None)
-
-
-def cpu_ids(cpuset: str) -> tuple[int, ...]:
-    """The cores that `0-1,4` names."""
-    ids: list[int] = []
-    for part in cpuset.split(","):
-        low, _, high = part.strip().partition("-")
-        if not low.isdigit() or (high and not high.isdigit()):
-            raise UsageError(f"The cpuset {cpuset!r} names no cores. Write for example 0-1,4.")
-        ids.extend(range(int(low), int(high or low) + 1))
-    return tuple(dict.fromkeys(ids))
+    return Space(parameters=tuple(parameters), rules=rules_of(model, limits, devices, {p.name for p in parameters}))
 
 
 def _on(devices: tuple[DeviceType, ...]) -> Condition:
@@ -330,124 +247,3 @@ def _kv_cache_gib(model: LanguageModel, limits: ServingLimits, devices: tuple[De
         if device.memory_bytes is not None
     ]
     return max(1, min([_next_power_of_two(max(1, enough)), *room]))
-
-
-def _rules(
-    model: LanguageModel, limits: ServingLimits, devices: tuple[DeviceType, ...], names: set[str]
-) -> tuple[Rule, ...]:
-    by_name = {device.name: device for device in devices}
-    length = limits.max_model_len
-
-    def divides(tensor_parallel_size: int) -> bool:
-        kv_fits = model.kv_heads % tensor_parallel_size == 0 or tensor_parallel_size % model.kv_heads == 0
-        return model.heads % tensor_parallel_size == 0 and kv_fits
-
-    def places(device: str, tensor_parallel_size: int, pipeline_parallel_size: int) -> bool:
-        target = by_name[device]
-        workers = tensor_parallel_size * pipeline_parallel_size
-        return workers <= (target.gpus if target.kind is DeviceKind.GPU else cpu_count(target) or workers)
-
-    def threads_fit(device: str, tensor_parallel_size: int, cpu_threads: int | None) -> bool:
-        cores = cpu_count(by_name[device])
-        return cpu_threads is None or cores is None or tensor_parallel_size * cpu_threads <= cores
-
-    def on_gpu(device: str) -> bool:
-        return by_name[device].kind is DeviceKind.GPU
-
-    rules = [
-        Rule(
-            over=("max_num_batched_tokens", "max_num_seqs"),
-            holds=lambda max_num_batched_tokens, max_num_seqs: max_num_batched_tokens >= max_num_seqs,
-            says="max_num_batched_tokens must be at least max_num_seqs: every sequence takes one token of the budget",
-        ),
-        Rule(
-            over=("max_num_batched_tokens", "enable_chunked_prefill"),
-            holds=lambda max_num_batched_tokens, enable_chunked_prefill: (
-                enable_chunked_prefill or max_num_batched_tokens >= length
-            ),
-            says=f"without chunked prefill max_num_batched_tokens must be at least the {length} tokens of the longest "
-            "sequence",
-        ),
-        Rule(
-            over=("tensor_parallel_size",),
-            holds=divides,
-            says=f"tensor_parallel_size must divide {model.heads} attention heads, and share out {model.kv_heads} "
-            "key-value heads evenly",
-        ),
-        Rule(
-            over=(DEVICE, "tensor_parallel_size", "pipeline_parallel_size"),
-            holds=places,
-            says="tensor_parallel_size x pipeline_parallel_size needs as many GPUs (or CPU cores)",
-        ),
-        Rule(
-            over=("pipeline_parallel_size",),
-            holds=lambda pipeline_parallel_size: pipeline_parallel_size <= model.layers,
-            says=f"pipeline_parallel_size must not exceed the {model.layers} layers",
-        ),
-        Rule(
-            over=(DEVICE, "pipeline_parallel_size"),
-            holds=lambda device, pipeline_parallel_size: on_gpu(device) or pipeline_parallel_size == 1,
-            says="on CPUs the layers are not dealt out: one machine holds them all",
-        ),
-        Rule(
-            over=(DEVICE, "dtype"),
-            holds=lambda device, dtype: not on_gpu(device) or dtype != "float32",
-            says="float32 is for CPUs; GPUs serve in half precision",
-        ),
-        Rule(
-            over=(DEVICE, "quantization"),
-            holds=lambda device, quantization: on_gpu(device) or quantization in (NOT_QUANTIZED, model.quantization),
-            says="weights are quantised while loading on GPUs only",
-        ),
-        Rule(
-            over=(DEVICE,),
-            holds=lambda device: on_gpu(device) or model.head_size in _CPU_HEAD_SIZES or not model.uniform_attention,
-            says=f"vLLM's CPU attention has no kernel for heads of {model.head_size} values",
-        ),
-    ]
-    if model.inner_width is not None:
-        width = model.inner_width
-        rules.append(
-            Rule(
-                over=("tensor_parallel_size",),
-                holds=lambda tensor_parallel_size: width % tensor_parallel_size == 0,
-                says=f"tensor_parallel_size must divide the feed-forward width of {width}",
-            )
-        )
-    if "block_size" in names:
-        rules.append(
-            Rule(
-                over=(DEVICE, "block_size"),
-                holds=lambda device, block_size: block_size % (16 if on_gpu(device) else 32) == 0,
-                says="block_size must be a multiple of 16 on GPUs and of 32 on CPUs",
-            )
-        )
-    if "cpu_threads" in names:
-        rules.append(
-            Rule(
-                over=(DEVICE, "tensor_parallel_size", "cpu_threads"),
-                holds=threads_fit,
-                says="tensor_parallel_size x cpu_threads must not exceed the device's cores",
-            )
-        )
-    if "kv_cache_gib" in names:
-        rules.append(_memory_rule(model, limits, by_name))
-    return tuple(rules)
-
-
-def _memory_rule(model: LanguageModel, limits: ServingLimits, devices: dict[str, DeviceType]) -> Rule:
-    def fits(device: str, dtype: str, kv_cache_gib: Value | None) -> bool:
-        if kv_cache_gib is None:
-            return True
-        memory = devices[device].memory_bytes
-        cache_bytes = int(kv_cache_gib) * GIB
-        value_bytes = 4 if dtype == "float32" else 2
-        longest = limits.max_model_len * (model.kv_values_per_token or 0) * value_bytes
-        # An FP8 cache would hold twice as much: only what cannot fit in any type is refused.
-        return longest <= 2 * cache_bytes and (memory is None or model.weights_bytes_as(dtype) + cache_bytes <= memory)
-
-    return Rule(
-        over=(DEVICE, "dtype", "kv_cache_gib"),
-        holds=fits,
-        says="the key-value cache must hold one longest sequence, and fit into the device's memory beside the weights",
-    )
