@@ -176,7 +176,7 @@ def pull(client: DockerClient, image: str, deadline_s: float, tell: Callable[[st
         UnavailableError: it cannot be pulled, or not in time.
     """
     deadline = time.monotonic() + deadline_s
-    name, tag = _split_tag(image)
+    name, tag = split_tag(image)
     try:
         for event in client.api.pull(name, tag=tag, stream=True, decode=True):
             if "error" in event:
@@ -188,7 +188,8 @@ def pull(client: DockerClient, image: str, deadline_s: float, tell: Callable[[st
         raise absent_image(image, f"it cannot be pulled ({error})") from error
 
 
-def _split_tag(image: str) -> tuple[str, str | None]:
+def split_tag(image: str) -> tuple[str, str | None]:
+    """Name and tag of an image: `latest` where it says none, `None` where it is named by its digest."""
     if "@" in image:
         return image, None
     name, colon, tag = image.rpartition(":")

@@ -70,12 +70,10 @@ class Guardian:
         """Ends the guardian; it first removes what is still held."""
         with self._lock:
             process, self._process = self._process, None
-            if process is None or process.stdin is None or os.getpid() != self._pid:
+            if process is None or os.getpid() != self._pid:
                 return
-            with contextlib.suppress(OSError):
-                process.stdin.close()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(_EXIT_DEADLINE_S)
+            if _ended(process) != 0 and self._held:
+                _ended(self._replacement())
 
     def _hold(self, thing: Mapping[str, str | int]) -> Hold:
         key = uuid.uuid4().hex
@@ -90,10 +88,14 @@ class Guardian:
                 self._process.stdin.write(json.dumps(message).encode() + b"\n")
                 return
         # None yet, or somebody killed it: a new one is told everything that is held now.
-        self._process = _spawn()
-        if self._process.stdin is not None:
-            for key, thing in self._held.items():
-                self._process.stdin.write(json.dumps({"hold": key, **thing}).encode() + b"\n")
+        self._process = self._replacement()
+
+    def _replacement(self) -> subprocess.Popen[bytes]:
+        process = _spawn()
+        assert process.stdin is not None
+        for key, thing in self._held.items():
+            process.stdin.write(json.dumps({"hold": key, **thing}).encode() + b"\n")
+        return process
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +134,15 @@ def _spawn() -> subprocess.Popen[bytes]:
         env=kept,
         start_new_session=True,
     )
+
+
+def _ended(process: subprocess.Popen[bytes]) -> int | None:
+    """Tells a guardian to end; its exit status, or `None` where it is still clearing up."""
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        if process.stdin is not None:
+            process.stdin.close()
+        return process.wait(_EXIT_DEADLINE_S)
+    return None
 
 
 def main(parent: int) -> None:

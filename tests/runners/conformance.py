@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
+import psutil
 import pytest
 
 from runners.attempt_folder import AttemptFolder
@@ -79,7 +79,7 @@ class RunnerConformance:
         measured = bench.runner(None).run(
             a_spec("ok"), a_device(), a_plan(), attempt, lambda progress: seen.append(progress.phase)
         )
-        assert isinstance(measured, Measurement)
+        assert isinstance(measured, Measurement), measured
         assert measured.completed > 0
         assert measured.metrics["cost_per_hour"].value == 0.36
         assert "cost_per_million_requests" in measured.metrics
@@ -98,7 +98,6 @@ class RunnerConformance:
             ("child eats memory", Reason.OUT_OF_MEMORY, "64 MiB"),
             ("dies under load", Reason.DIED, "exit status 3: fatal: the engine loop has died"),
             ("eats memory under load", Reason.OUT_OF_MEMORY, "64 MiB"),
-            ("hangs", Reason.TIMED_OUT, "answered none of"),
             ("garbage", Reason.ERRORS, "requests failed"),
             ("one in ten", Reason.ERRORS, "500"),
         ],
@@ -109,13 +108,18 @@ class RunnerConformance:
         assert (found.reason, words in found.message) == (reason, True), found.message
         assert any("serving with the token ***" in line for line in found.log_tail)
 
-    @pytest.mark.parametrize(
-        ("mode", "words"), [("never ready", "status 503"), ("silent", "does not answer"), ("babbles", "not HTTP")]
-    )
-    def test_server_that_never_becomes_ready_times_out(self, bench: Bench, mode: str, words: str) -> None:
+    @pytest.mark.parametrize("mode", ["never ready", "silent", "babbles"])
+    def test_server_that_never_becomes_ready_times_out(self, bench: Bench, mode: str) -> None:
         found = self.outcome(bench, a_spec(mode), a_plan(start_deadline_s=1.0))
         assert isinstance(found, Infeasible)
-        assert (found.reason, words in found.message) == (Reason.TIMED_OUT, True), found.message
+        assert found.reason is Reason.TIMED_OUT
+        assert "not ready within 1 s" in found.message
+
+    def test_server_that_hangs_under_load_times_out(self, bench: Bench) -> None:
+        found = self.outcome(bench, a_spec("hangs"), a_plan(request_timeout_s=0.3))
+        assert isinstance(found, Infeasible)
+        assert found.reason is Reason.TIMED_OUT
+        assert "answered none of" in found.message
 
     def test_errors_keep_the_partial_measurement(self, bench: Bench) -> None:
         found = self.outcome(bench, a_spec("one in ten"))
@@ -202,6 +206,9 @@ class RunnerConformance:
         assert "RuntimeError: no such device" in log.read_text()
         assert TOKEN not in log.read_text()
 
+    def test_runner_that_can_be_used_answers(self, bench: Bench) -> None:
+        assert bench.runner(BriefLoad()).answers()
+
     def test_good_server_passes_the_check(self, bench: Bench) -> None:
         bench.runner(BriefLoad()).check(a_spec("ok"), a_device())
 
@@ -257,8 +264,9 @@ class RunnerConformance:
             runner = bench.runner(BriefLoad())
             assert runner.reap(attempt.study_id) == 0
             assert is_left(bench, attempt) != []
-            for guardian in _guardians(process.pid):
-                os.kill(guardian, signal.SIGKILL)
+            for child in psutil.Process(process.pid).children():
+                if "runners.guardian" in " ".join(child.cmdline()):
+                    child.kill()
             process.kill()
             process.wait()
         bench.runner(BriefLoad()).reap(attempt.study_id)
@@ -281,8 +289,3 @@ def _tuner(bench: Bench, attempt: Attempt) -> Iterator[subprocess.Popen[bytes]]:
             yield process
         finally:
             process.kill()
-
-
-def _guardians(parent: int) -> list[int]:
-    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-    return [int(pid) for pid in children if b"runners.guardian" in Path(f"/proc/{pid}/cmdline").read_bytes()]

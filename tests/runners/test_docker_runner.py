@@ -131,6 +131,7 @@ def test_image_that_is_not_here_fails_the_check_with_the_remedy() -> None:
 
 
 def test_daemon_that_is_not_there_is_named_with_the_remedy() -> None:
+    assert not DockerRunner({"base_url": "unix:///nowhere.sock"}).answers()
     with pytest.raises(UnavailableError, match=r"does not answer: /nowhere.sock: No such file.*systemctl start docker"):
         DockerRunner({"base_url": "unix:///nowhere.sock"}).check(a_spec("ok"), a_device())
 

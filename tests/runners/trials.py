@@ -32,7 +32,7 @@ def a_plan(**changes: object) -> TrialPlan:
         warmup_s=0.0,
         windows=1,
         window_s=0.4,
-        request_timeout_s=0.3,
+        request_timeout_s=10.0,
         start_deadline_s=60.0,
         stop_deadline_s=5.0,
     )
