@@ -11,7 +11,7 @@ import asyncio
 import ssl
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from runners.load.connection import Connection
@@ -38,48 +38,55 @@ class Client:
         self._on_settled = on_settled
         self._max_connections = max_connections
         self._tls = ssl.create_default_context() if endpoint.tls else None
-        self._idle: list[Connection] = []
-        self._busy: dict[Exchange, Connection] = {}
+        self._open: dict[Exchange, Connection | None] = {}
         self._waiting: deque[Exchange] = deque()
-        self._in_flight: deque[Exchange] = deque()
+        self._idle: list[Connection] = []
+        self._connections: set[Connection] = set()
         self._opening: set[asyncio.Task[None]] = set()
 
     @property
-    def in_flight(self) -> int:
-        """Requests that were sent or wait for a connection."""
-        return len(self._busy) + sum(exchange.fate is Fate.OPEN for exchange in self._waiting)
+    def open_exchanges(self) -> Iterable[Exchange]:
+        """Exchanges under way, in the order in which they were submitted."""
+        return self._open
 
-    def oldest_open(self) -> list[Exchange]:
-        """Open exchanges, oldest first."""
-        return [exchange for exchange in self._in_flight if exchange.fate is Fate.OPEN]
+    @property
+    def in_flight(self) -> int:
+        """How many exchanges are under way."""
+        return len(self._open)
 
     def submit(self, exchange: Exchange) -> None:
         """Sends `exchange` as soon as there is a connection."""
-        self._in_flight.append(exchange)
-        self._send(exchange)
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.closed:
+                self._open[exchange] = connection
+                connection.send(exchange)
+                return
+        self._open[exchange] = None
+        self._waiting.append(exchange)
+        self._connect_if_needed()
 
     def expire(self, now_s: float) -> None:
         """Times out what is overdue; to be called a few times per second."""
-        queue = self._in_flight
-        while queue and (queue[0].fate is not Fate.OPEN or now_s >= queue[0].due_s + self._timeout_s):
-            exchange = queue.popleft()
-            if exchange.fate is Fate.OPEN:
-                connection = self._busy.pop(exchange, None)
-                if connection is not None:
-                    connection.abort()
-                exchange.settle(Fate.TIMED_OUT, now_s, f"no whole answer within {self._timeout_s:g} s")
-                self._on_settled(exchange)
+        while self._open:
+            exchange = next(iter(self._open))
+            if now_s < exchange.due_s + self._timeout_s:
+                return
+            connection = self._open[exchange]
+            if connection is not None:
+                connection.abort()
+            self._settle(exchange, Fate.TIMED_OUT, now_s, f"no whole answer within {self._timeout_s:g} s")
 
     async def close(self) -> None:
         """Drops every connection; exchanges under way stay open for ever."""
         for task in self._opening:
             task.cancel()
         await asyncio.gather(*self._opening, return_exceptions=True)
-        for connection in [*self._idle, *self._busy.values()]:
+        for connection in self._connections:
             connection.abort()
-        self._idle.clear()
-        self._busy.clear()
+        self._open.clear()
         self._waiting.clear()
+        self._idle.clear()
 
     # what connections report
 
@@ -87,89 +94,76 @@ class Client:
         exchange = connection.exchange
         assert exchange is not None
         connection.exchange = None
-        self._busy.pop(exchange, None)
+        self._settle(exchange, Fate.COMPLETED if error is None else Fate.FAILED, now_s, error)
         if reusable:
             self._offer(connection)
-        else:
-            self._replace()
-        exchange.settle(Fate.COMPLETED if error is None else Fate.FAILED, now_s, error)
-        self._on_settled(exchange)
 
     def broken(self, connection: Connection, error: str, now_s: float, *, silent: bool) -> None:
         exchange = connection.exchange
         assert exchange is not None
         connection.exchange = None
-        self._busy.pop(exchange, None)
         if silent and connection.uses > 1 and not exchange.retried:
             # A server may close an idle connection just as it is used again; one more try, on another
             # connection, is what clients owe it (RFC 9112, section 9.3.1).
             exchange.retried = True
+            self._open[exchange] = None
             self._waiting.appendleft(exchange)
-            self._open()
-            return
-        self._replace()
-        exchange.settle(Fate.FAILED, now_s, error)
-        self._on_settled(exchange)
+        else:
+            self._settle(exchange, Fate.FAILED, now_s, error)
 
     def lost(self, connection: Connection) -> None:
-        if connection in self._idle:
-            self._idle.remove(connection)
+        self._connections.discard(connection)
+        self._connect_if_needed()
 
     # inside
 
-    def _send(self, exchange: Exchange) -> None:
-        while self._idle:
-            connection = self._idle.pop()
-            if not connection.closed:
-                self._busy[exchange] = connection
-                connection.send(exchange)
-                return
-        self._waiting.append(exchange)
-        self._replace()
-
-    def _replace(self) -> None:
-        """Opens a connection if requests wait for more than are on their way."""
-        if len(self._opening) < len(self._waiting) and len(self._busy) + len(self._opening) < self._max_connections:
-            self._open()
+    def _settle(self, exchange: Exchange, fate: Fate, now_s: float, error: str | None) -> None:
+        del self._open[exchange]
+        exchange.settle(fate, now_s, error)
+        self._on_settled(exchange)
 
     def _offer(self, connection: Connection) -> None:
         """Gives a free connection to the request that has waited longest."""
+        exchange = self._next_waiting()
+        if exchange is None:
+            self._idle.append(connection)
+        else:
+            self._open[exchange] = connection
+            connection.send(exchange)
+
+    def _next_waiting(self) -> Exchange | None:
         while self._waiting:
             exchange = self._waiting.popleft()
             if exchange.fate is Fate.OPEN:
-                self._busy[exchange] = connection
-                connection.send(exchange)
-                return
-        self._idle.append(connection)
+                return exchange
+        return None
 
-    def _open(self) -> None:
-        task = asyncio.get_running_loop().create_task(self._connect())
-        self._opening.add(task)
-        task.add_done_callback(self._opening.discard)
+    def _connect_if_needed(self) -> None:
+        """Opens a connection if more requests wait than connections are on their way."""
+        under_way = len(self._opening)
+        if under_way < len(self._waiting) and under_way + len(self._connections) < self._max_connections:
+            task = asyncio.get_running_loop().create_task(self._connect())
+            self._opening.add(task)
+            task.add_done_callback(self._opening.discard)
 
     async def _connect(self) -> None:
-        loop = asyncio.get_running_loop()
         connection = Connection(self)
         try:
             async with asyncio.timeout(self._timeout_s):
-                await loop.create_connection(
+                await asyncio.get_running_loop().create_connection(
                     lambda: connection,
                     self._endpoint.address,
                     self._endpoint.port,
                     ssl=self._tls,
                     server_hostname=self._endpoint.host if self._tls is not None else None,
                 )
-        except (OSError, TimeoutError) as error:
-            self._fail_oldest(error)
-        else:
-            self._offer(connection)
-
-    def _fail_oldest(self, error: Exception) -> None:
-        while self._waiting:
-            exchange = self._waiting.popleft()
-            if exchange.fate is Fate.OPEN:
+        except TimeoutError:
+            return  # the request that asked for it is overdue itself
+        except OSError as error:
+            exchange = self._next_waiting()
+            if exchange is not None:
                 exchange.unreachable = True
-                text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-                exchange.settle(Fate.FAILED, time.perf_counter(), f"cannot connect: {text}")
-                self._on_settled(exchange)
-                return
+                self._settle(exchange, Fate.FAILED, time.perf_counter(), f"cannot connect: {error.strerror or error}")
+        else:
+            self._connections.add(connection)
+            self._offer(connection)

@@ -23,7 +23,7 @@ class ConnectionOwner(Protocol):
         ...
 
     def lost(self, connection: Connection) -> None:
-        """The connection ended between exchanges."""
+        """The connection has ended; an exchange of it was reported before."""
         ...
 
 
@@ -81,7 +81,7 @@ class Connection(asyncio.Protocol):
         except httptools.HttpParserUpgrade:
             self._break("the server switched protocols instead of answering")
         except httptools.HttpParserError as error:
-            # A second answer after the first, in one packet, is not this exchange's fault.
+            # What comes after a whole answer is not its exchange's fault, which has been settled by now.
             self._break(f"no HTTP: {error}; it began {data[:40]!r}")
 
     def eof_received(self) -> None:
@@ -92,13 +92,12 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         self.closed = True
         self._transport = None
-        if self.exchange is None:
-            self._owner.lost(self)
-            return
-        self._now_s = time.perf_counter()
-        how = "reset the connection" if error is not None else "closed the connection"
-        where = "in the middle of its answer" if self._begun else "without an answer"
-        self._break(f"the server {how} {where}")
+        if self.exchange is not None:
+            self._now_s = time.perf_counter()
+            how = "reset the connection" if error is not None else "closed the connection"
+            where = "in the middle of its answer" if self._begun else "without an answer"
+            self._break(f"the server {how} {where}")
+        self._owner.lost(self)
 
     # httptools
 
@@ -138,10 +137,9 @@ class Connection(asyncio.Protocol):
         self._owner.answered(self, error, self._now_s, reusable=reusable and not self.closed)
 
     def _break(self, error: str) -> None:
-        if self.exchange is None:
-            return
         self._drop()
-        self._owner.broken(self, error, self._now_s, silent=not self._begun)
+        if self.exchange is not None:
+            self._owner.broken(self, error, self._now_s, silent=not self._begun)
 
     def _drop(self) -> None:
         self.closed = True

@@ -146,6 +146,7 @@ class KServeAnswer(WholeAnswer):
             self._header_bytes = int(value)
 
     def judge(self, body: bytes) -> str | None:
+        # Without a binary part the whole body is JSON, different every time.
         end = len(body) if self._header_bytes is None else self._header_bytes
         start = body[:end]
         binary = self._known.get(start)
@@ -154,7 +155,7 @@ class KServeAnswer(WholeAnswer):
             if isinstance(found, str):
                 return found
             binary = found
-            if len(self._known) < _MAX_KNOWN_HEADS:
+            if self._header_bytes is not None and len(self._known) < _MAX_KNOWN_HEADS:
                 self._known[start] = binary
         if len(body) != end + binary:
             return f"no inference answer: {len(body) - end} bytes of tensors where {binary} were announced"

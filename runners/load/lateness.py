@@ -24,7 +24,7 @@ from typing import Final
 
 import numpy as np
 
-from runners.load.populations import window_of
+from runners.load.populations import due_windows
 from runners.load.records import Floats, Records
 from runners.load.statistics import nearest_rank
 from tuner.trial import TrialPlan
@@ -65,7 +65,7 @@ class WindowLateness:
 
 def by_window(records: Records, plan: TrialPlan, busy: Sequence[float]) -> list[WindowLateness]:
     """The generator's part in each steady window that has completed requests; `busy` is per window."""
-    due = window_of(records.due_s, plan.warmup_s, plan.window_s, plan.windows)
+    due = due_windows(records, plan)
     found = []
     for window, share in enumerate(busy):
         inside = (due == window) & records.completed

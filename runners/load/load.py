@@ -11,7 +11,7 @@ import asyncio
 import gc
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -31,7 +31,7 @@ _LEAD_S: Final = 0.05
 _MAX_BEHIND_S: Final = 5.0
 """A generator this far behind does not catch up; more would only fill memory."""
 
-MakePacer = Callable[[Callable[[float, int], None], Callable[[], None]], Pacer]
+MakePacer = Callable[[Callable[[float, int], None], Callable[[], object]], Pacer]
 
 
 class Spectator:
@@ -40,7 +40,7 @@ class Spectator:
     def settled(self, exchange: Exchange) -> None:
         """An exchange that was due inside the windows has ended."""
 
-    def hopeless(self, open_exchanges: Sequence[Exchange], now_s: float) -> bool:
+    def hopeless(self, open_exchanges: Iterable[Exchange], now_s: float) -> bool:
         """Whether nothing that may still come can change the verdict; asked a few times per second."""
         return False
 
@@ -139,7 +139,7 @@ class Load:
                 )
             if now_s >= self._last_s and now_s - behind_s >= self._last_s and self._counted_open == 0:
                 break
-            if now_s >= self._first_s and self._spectator.hopeless(self._client.oldest_open(), now_s):
+            if now_s >= self._first_s and self._spectator.hopeless(self._client.open_exchanges, now_s):
                 return _shares(usage), True
         return _shares(usage), False
 

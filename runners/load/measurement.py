@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 
 from runners.load.exchange import Fate
-from runners.load.populations import gaps, request_values, window_of
+from runners.load.populations import due_windows, gaps, request_values, window_of
 from runners.load.records import Flags, Floats, Ints, Records
 from runners.load.statistics import nearest_rank, population_estimate, scalar_estimate, statistic
 from tuner.metric import POPULATIONS, STANDARD_STATISTICS, Metric, MetricRef
@@ -28,7 +28,7 @@ _MAX_ERRORS: Final = 5
 def summarise(records: Records, plan: TrialPlan) -> Measurement:
     """Metrics of the steady windows, with intervals, each window's own, and the counts."""
     count, first_s, window_s = plan.windows, plan.warmup_s, plan.window_s
-    due = window_of(records.due_s, first_s, window_s, count)
+    due = due_windows(records, plan)
     populations = _populations(records, plan, due)
     metrics: dict[str, Estimate] = {}
     windows: list[dict[str, float]] = [{} for _ in range(count)]

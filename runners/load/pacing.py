@@ -45,7 +45,7 @@ class Pacer(Protocol):
 class OpenLoopPacer:
     """Sends at the given times, whatever the server does."""
 
-    def __init__(self, times: Iterator[float], send: Callable[[float, int], None], idle: Callable[[], None]) -> None:
+    def __init__(self, times: Iterator[float], send: Callable[[float, int], None], idle: Callable[[], object]) -> None:
         """`send(due_s, client)` sends one request; `idle()` is called when there is time to spare."""
         self._times = times
         self._send = send
@@ -96,7 +96,7 @@ class ClosedLoopPacer:
     A client that cannot connect waits before it tries again, twice as long each time.
     """
 
-    def __init__(self, loop: ClosedLoop, send: Callable[[float, int], None], idle: Callable[[], None]) -> None:
+    def __init__(self, loop: ClosedLoop, send: Callable[[float, int], None], idle: Callable[[], object]) -> None:
         self._clients = loop.clients
         self._think_s = loop.think_time_s
         self._send = send

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from runners.load.exchange import Fate
 from runners.load.records import Floats, Ints, Records
 from tuner.metric import Metric
+from tuner.trial import TrialPlan
 
 
 def request_values(records: Records, timeout_s: float) -> Mapping[Metric, Floats]:
@@ -59,6 +60,13 @@ def gaps(records: Records, timeout_s: float) -> tuple[Floats, Ints]:
         np.concatenate([lengths, np.full(len(missed_owners), timeout_s)]),
         np.concatenate([owners, missed_owners]),
     )
+
+
+def due_windows(records: Records, plan: TrialPlan) -> Ints:
+    """Index of the steady window in which each request was due, (n,), -1 outside all of them."""
+    position = np.floor((records.due_s - plan.warmup_s) / plan.window_s)
+    # A request due exactly at a boundary may be rounded across it: whether it counts has been decided.
+    return np.where(records.counted, np.clip(position, 0, plan.windows - 1), -1).astype(np.int64)
 
 
 def window_of(times_s: Floats, first_s: float, window_s: float, windows: int) -> Ints:

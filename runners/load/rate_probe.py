@@ -8,7 +8,7 @@ done in time, each request waits d seconds longer per second of load than the on
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -96,7 +96,7 @@ class HopelessProbe(Spectator):
         for index, (slo, _) in enumerate(self._bounds):
             self._misses[index] += failed or _misses(slo, exchange, exchange.finished_s)
 
-    def hopeless(self, open_exchanges: Sequence[Exchange], now_s: float) -> bool:
+    def hopeless(self, open_exchanges: Iterable[Exchange], now_s: float) -> bool:
         if self._failures > self._failures_allowed:
             return True
         for index, (slo, allowed) in enumerate(self._bounds):

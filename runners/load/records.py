@@ -29,6 +29,7 @@ class Records:
         finished_s: when their fate was settled, NaN while open, (n,).
         first_s: first tokens, NaN where none came, (n,).
         fate: `Fate` values, (n,).
+        counted: whether they were due inside the steady windows, (n,).
         input_tokens: (n,), 0 where unknown.
         asked_tokens: output tokens asked for, (n,), 0 where unknown.
         output_tokens: that came, (n,), -1 where unknown.
@@ -44,6 +45,7 @@ class Records:
     finished_s: Floats
     first_s: Floats
     fate: Ints
+    counted: Flags
     input_tokens: Ints
     asked_tokens: Ints
     output_tokens: Ints
@@ -75,6 +77,7 @@ def collect(exchanges: Sequence[Exchange], start_s: float, end_s: float) -> Reco
         first_s=np.array([nan if answer.first_s is None else answer.first_s for answer in answers], dtype=np.float64)
         - start_s,
         fate=np.array([exchange.fate for exchange in exchanges], dtype=np.int64),
+        counted=np.array([exchange.counted for exchange in exchanges], dtype=np.bool_),
         input_tokens=np.array([exchange.input_tokens for exchange in exchanges], dtype=np.int64),
         asked_tokens=np.array([exchange.asked_tokens for exchange in exchanges], dtype=np.int64),
         output_tokens=np.array(

@@ -17,6 +17,8 @@ from tuner.workload import TraceRequest
 _AHEAD: Final = 256
 """Requests kept ready: building a long prompt takes longer than sending it."""
 
+_AHEAD_BYTES: Final = 16 * 2**20
+
 
 class Source(Protocol):
     """Prepares requests by number, and makes readers for their answers."""
@@ -40,29 +42,31 @@ def make_source(
 class Magazine:
     """Prepared requests in order, some of them ahead of time."""
 
-    def __init__(self, source: Source, first: int = 0) -> None:
+    def __init__(self, source: Source) -> None:
         self._source = source
-        self._next = first
+        self._next = 0
         self._ready: deque[Prepared] = deque()
-
-    @property
-    def taken(self) -> int:
-        """Number of the next request to be taken."""
-        return self._next - len(self._ready)
+        self._bytes = 0
 
     def take(self) -> tuple[Prepared, Answer]:
         """The next request, built now only if none is ready."""
         if not self._ready:
             self.add()
-        return self._ready.popleft(), self._source.answer()
+        prepared = self._ready.popleft()
+        self._bytes -= len(prepared.wire)
+        return prepared, self._source.answer()
 
-    def add(self) -> None:
+    def add(self) -> bool:
         """Builds one more, unless enough are ready."""
-        if len(self._ready) < _AHEAD:
-            self._ready.append(self._source.prepare(self._next))
-            self._next += 1
+        if len(self._ready) >= _AHEAD or self._bytes >= _AHEAD_BYTES:
+            return False
+        prepared = self._source.prepare(self._next)
+        self._ready.append(prepared)
+        self._bytes += len(prepared.wire)
+        self._next += 1
+        return True
 
     def fill(self) -> None:
         """Builds as many as are kept."""
-        while len(self._ready) < _AHEAD:
-            self.add()
+        while self.add():
+            pass

@@ -75,16 +75,17 @@ def a_request(
     )
 
 
-def records(*rows: tuple[object, ...], ended: float = 100.0) -> Records:
-    """Columns of the given requests."""
-    due, dispatched, finished, first, fate, prompt, asked, pieces = zip(*rows, strict=True)
+def records(*rows: tuple[object, ...], first: float = 0.0, last: float = 5.0, ended: float = 100.0) -> Records:
+    """Columns of the given requests; those due in [first, last) count."""
+    due, dispatched, finished, first_token, fate, prompt, asked, pieces = zip(*rows, strict=True)
     lengths = [len(own) for own in pieces]
     return Records(
         due_s=np.array(due, dtype=float),
         dispatched_s=np.array(dispatched, dtype=float),
         finished_s=np.array(finished, dtype=float),
-        first_s=np.array(first, dtype=float),
+        first_s=np.array(first_token, dtype=float),
         fate=np.array(fate, dtype=np.int64),
+        counted=(np.array(due, dtype=float) >= first) & (np.array(due, dtype=float) < last),
         input_tokens=np.array(prompt, dtype=np.int64),
         asked_tokens=np.array(asked, dtype=np.int64),
         output_tokens=np.array([length or -1 for length in lengths], dtype=np.int64),

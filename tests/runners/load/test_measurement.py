@@ -59,7 +59,7 @@ def test_throughput_counts_answers_that_came_inside_the_windows() -> None:
 
 def test_warm_up_and_drain_do_not_count() -> None:
     rows = [a_request(due, due + 0.1) for due in (0.5, 1.5, 2.5, 6.5)]
-    found = summarise(records(*rows), a_plan(warmup_s=1.0))
+    found = summarise(records(*rows, first=1.0, last=6.0), a_plan(warmup_s=1.0))
     assert found.sent == 2
     assert found.windows[0].start_s == 1.0
 
