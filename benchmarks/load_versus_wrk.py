@@ -7,6 +7,10 @@ Of a KServe server the model's inputs are read from its metadata. wrk (apt insta
 from handing a request to the socket to the last byte of its answer; here it runs from the end of the
 connection's last answer, so it contains the generator's own time between the two (microseconds).
 wrk has no warm-up: it is run once, briefly, before each of its measurements.
+
+Where it may, the load generator runs ahead of ordinary processes. On a machine that does other work as
+well, wrk and the server must be given the same for a fair comparison: --wrk "chrt -r 1 wrk", and
+`chrt -a -r -p 1 PID` for a server.
 """
 
 from __future__ import annotations
@@ -14,12 +18,14 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shlex
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -82,9 +88,9 @@ def wires(endpoint: Endpoint, request: RequestSpec) -> list[bytes]:
     return [source.prepare(index).wire for index in range(_BODIES)]
 
 
-def run_wrk(url: str, script: Path, clients: int, seconds: float) -> tuple[float, ...]:
+def run_wrk(command: Sequence[str], url: str, script: Path, clients: int, seconds: float) -> tuple[float, ...]:
     """rps, p50 and p99 in ms."""
-    argv = ["wrk", "-t1", f"-c{clients}", "--latency", "--timeout", "30s", "-s", str(script)]
+    argv = [*command, "-t1", f"-c{clients}", "--latency", "--timeout", "30s", "-s", str(script)]
     subprocess.run([*argv, "-d2s", url], check=True, capture_output=True, timeout=60)
     done = subprocess.run(
         [*argv, f"-d{round(seconds)}s", url], check=True, capture_output=True, text=True, timeout=seconds + 60
@@ -93,7 +99,8 @@ def run_wrk(url: str, script: Path, clients: int, seconds: float) -> tuple[float
         raise SystemExit(f"wrk met errors:\n{done.stdout}")
     rate = re.search(r"Requests/sec:\s+([\d.]+)", done.stdout)
     quantiles = dict(re.findall(r"^\s+(50|99)%\s+(\S+)$", done.stdout, re.MULTILINE))
-    assert rate is not None
+    if rate is None or len(quantiles) != 2:
+        raise SystemExit(f"wrk printed no such table:\n{done.stdout}")
     return (float(rate.group(1)), *(milliseconds(quantiles[name]) for name in ("50", "99")))
 
 
@@ -121,7 +128,7 @@ def run_ours(url: str, request: RequestSpec, clients: int, seconds: float) -> tu
     return rps, p50 * 1e3, p99 * 1e3
 
 
-def compare(url: str, request: RequestSpec, clients: int, seconds: float, repeats: int) -> None:
+def compare(command: Sequence[str], url: str, request: RequestSpec, clients: int, seconds: float, repeats: int) -> None:
     """Prints one line per repeat, then the medians, the spread and the ratio of the medians."""
     endpoint = Endpoint.resolve(url)
     ours: list[tuple[float, ...]] = []
@@ -134,11 +141,11 @@ def compare(url: str, request: RequestSpec, clients: int, seconds: float, repeat
         script.write_text(_SCRIPT.format(path=data))
         for repeat in range(repeats):
             if repeat % 2:
-                theirs.append(run_wrk(url, script, clients, seconds))
+                theirs.append(run_wrk(command, url, script, clients, seconds))
                 ours.append(run_ours(url, request, clients, seconds))
             else:
                 ours.append(run_ours(url, request, clients, seconds))
-                theirs.append(run_wrk(url, script, clients, seconds))
+                theirs.append(run_wrk(command, url, script, clients, seconds))
             show(str(repeat + 1), (*ours[-1], *theirs[-1]))
     columns = [*zip(*ours, strict=True), *zip(*theirs, strict=True)]
     medians = [statistics.median(column) for column in columns]
@@ -160,28 +167,30 @@ def main() -> None:
     parser.add_argument("--kserve-model", help="model to ask for inferences; without it, POST / with a small body")
     parser.add_argument("--dim", type=int, default=128, help="size of the dynamic dimensions but the first")
     parser.add_argument("--high", type=float, default=1000.0, help="tensor values lie below this")
+    parser.add_argument("--wrk", default="wrk", help="its command; on a busy machine 'chrt -r 1 wrk'")
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
-    if shutil.which("wrk") is None:
-        raise SystemExit("wrk is not installed. Install it: apt-get install wrk")
+    command = shlex.split(options.wrk)
+    if shutil.which(command[0]) is None:
+        raise SystemExit(f"{command[0]} is not installed. Install it: apt-get install wrk")
     if not options.serve:
         if options.url is None:
             raise SystemExit("Name a server with --url, or start one with --serve.")
         request: RequestSpec = TemplateRequest(shapes=TemplateShapes(body=_BODY))
         if options.kserve_model:
             request = kserve_request(options.url, options.kserve_model, options.dim, options.high)
-        compare(options.url, request, options.clients, options.seconds, options.repeats)
+        compare(command, options.url, request, options.clients, options.seconds, options.repeats)
         return
     server_script = Path(__file__).resolve().parents[1] / "tests" / "runners" / "load" / "server.py"
-    argv = [sys.executable, "-P", str(server_script), "--service", "0.01"]
+    argv = [*command[:-1], sys.executable, "-P", str(server_script), "--service", "0.01"]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None
             url = f"http://127.0.0.1:{int(server.stdout.readline())}/slow"
             shapes = TemplateShapes(path="", body=_BODY)
-            compare(url, TemplateRequest(shapes=shapes), options.clients, options.seconds, options.repeats)
+            compare(command, url, TemplateRequest(shapes=shapes), options.clients, options.seconds, options.repeats)
         finally:
             server.kill()
 
