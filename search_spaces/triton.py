@@ -177,7 +177,7 @@ class TritonSpace:
         return None if self._options.backend == "auto" else Backend(self._options.backend)
 
     def _container_backend(self, device: DeviceType) -> Backend:
-        ours = self._image(device).rpartition(":")[0].endswith(OWN_IMAGE.rpartition(":")[0])
+        ours = _repository(self._image(device)).endswith(_repository(OWN_IMAGE))
         return self._named_backend() or (Backend.PYTHON if ours else Backend.ONNXRUNTIME)
 
     def _image(self, device: DeviceType) -> str:
@@ -232,6 +232,11 @@ def _served_name(model: OnnxModel) -> str:
     """The file's name, or the folder's where the file is called `model.onnx` like all others."""
     stem = model.path.stem if model.path.stem != "model" else model.path.resolve().parent.name
     return re.sub(r"[^A-Za-z0-9._-]+", "_", stem).strip("._-") or "model"
+
+
+def _repository(image: str) -> str:
+    """An image's name without its tag or digest."""
+    return re.sub(r"[:@][^/]*$", "", image)
 
 
 def _gpus(device: DeviceType) -> str:
