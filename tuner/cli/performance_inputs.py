@@ -1,0 +1,51 @@
+"""What the commands of the performance model share: models and tables found by entry point."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol, cast
+
+from tuner.errors import TunerError
+from tuner.model_graph import ModelGraph
+from tuner.performance.prediction import ModelSource
+from tuner.step import NumberFormat
+from tuner.study.adapters import load
+
+
+class _Reader(Protocol):
+    def read(self, path: Path, weights: NumberFormat | None = None) -> ModelGraph: ...
+
+
+def installed(group: str, name: str) -> Callable[..., object]:
+    """What an entry point names; raises AdapterError or UnknownNameError."""
+    return cast(Callable[..., object], load(group, name))
+
+
+def reader() -> _Reader:
+    """The reader of Hugging Face configurations."""
+    return cast(_Reader, installed("tuner.model_readers", "huggingface")())
+
+
+def model_source(folder: Path) -> ModelSource:
+    """Reads models by name from `ORG--NAME/config.json` in `folder`."""
+    hugging_face = reader()
+
+    def read(name: str, weights: NumberFormat | None) -> ModelGraph:
+        return hugging_face.read(folder / name.replace("/", "--"), weights)
+
+    return read
+
+
+def alone(add: Callable[[argparse._SubParsersAction[argparse.ArgumentParser]], None]) -> int:
+    """Runs one command as a program of its own: `python -m tuner.cli.predict predict ...`."""
+    parser = argparse.ArgumentParser(prog="tune")
+    add(parser.add_subparsers(required=True))
+    arguments = parser.parse_args()
+    try:
+        return int(arguments.run(arguments))
+    except TunerError as error:
+        print(f"tune: {error}", file=sys.stderr)
+        return error.exit_code

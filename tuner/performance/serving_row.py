@@ -1,0 +1,220 @@
+"""Rows of serving runs as tables of measurements write them, read into what the model needs."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from tuner.errors import UsageError
+from tuner.model_graph import ModelGraph
+from tuner.operators import Attention, LatentAttention
+from tuner.performance.corrections import Engine
+from tuner.step import NumberFormat, Rows, Shard
+
+_FORMATS: Final = {
+    "bfloat16": NumberFormat.BF16,
+    "bf16": NumberFormat.BF16,
+    "fp8": NumberFormat.FP8,
+    "fp8_block": NumberFormat.FP8_BLOCK,
+    "nvfp4": NumberFormat.NVFP4,
+    "fp4": NumberFormat.NVFP4,
+    "mxfp4": NumberFormat.MXFP4,
+    "w4a16_mxfp4": NumberFormat.MXFP4,
+    "int4_wo": NumberFormat.INT4,
+    "int4": NumberFormat.INT4,
+    "int8": NumberFormat.INT8,
+}
+_MAX_TOKENS: Final = 10_000_000
+_OVERLAPPED_SINCE: Final = {Engine.VLLM: (0, 14), Engine.SGLANG: (0, 4), Engine.TRTLLM: (0, 0)}
+"""Releases from which an engine's loop runs beside the GPU by default."""
+
+
+class Declined(Exception):
+    """A row that is not predicted, and why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """One group of GPUs that serves prompts, tokens or both.
+
+    Attributes:
+        shard: how the model is cut.
+        replicas: groups like this one.
+        batch: sequences running in each attention replica.
+    """
+
+    shard: Shard
+    replicas: float
+    batch: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServingRow:
+    """One serving run.
+
+    Attributes:
+        model, device: names.
+        engine: which one.
+        serial_host: its loop does not run beside the GPU.
+        weights, experts: number formats that the row states, `None` where it states none.
+        quantized: the row says that weights are stored in 8 bits or fewer.
+        input_tokens, output_tokens: of one request.
+        decode: where tokens are decoded.
+        prefill: where prompts are computed, `None` for the same place.
+        fixed_lengths: all requests have one length.
+    """
+
+    model: str
+    device: str
+    engine: Engine
+    serial_host: bool
+    weights: NumberFormat | None
+    experts: NumberFormat | None
+    quantized: bool
+    input_tokens: float
+    output_tokens: float
+    decode: Placement
+    prefill: Placement | None
+    fixed_lengths: bool
+
+
+def read_row(values: Mapping[str, str]) -> ServingRow:
+    """A row by its columns' names; see `silicon_e2e` in docs/performance-model.md.
+
+    Raises:
+        Declined: the row lacks something, or states what cannot be.
+    """
+    try:
+        engine = Engine.named(_text(values, "backend"))
+    except UsageError as error:
+        raise Declined(str(error)) from error
+    weights = _format(values, "gemm_quant_mode")
+    experts = _format(values, "moe_quant_mode")
+    precision = values.get("precision", "").strip().lower()
+    disaggregated = values.get("mode", "agg").strip() == "disagg"
+    decode = _placement(values, "decode_" if disaggregated else "")
+    return ServingRow(
+        model=_text(values, "model_path"),
+        device=_text(values, "system"),
+        engine=engine,
+        serial_host=_version(values.get("backend_version", "")) < _OVERLAPPED_SINCE[engine],
+        weights=weights or _format(values, "precision"),
+        experts=experts or weights or _format(values, "precision"),
+        quantized=precision not in ("", "bf16", "bfloat16", "fp16"),
+        input_tokens=_number(values, "isl", low=1, high=_MAX_TOKENS),
+        output_tokens=_number(values, "osl", low=1, high=_MAX_TOKENS),
+        decode=decode,
+        prefill=_placement(values, "prefill_") if disaggregated else None,
+        fixed_lengths="gap-analysis/" in values.get("source", ""),
+    )
+
+
+def resolved_formats(row: ServingRow, own: ModelGraph) -> tuple[NumberFormat | None, NumberFormat | None]:
+    """Formats to read the model's weights and experts in, `None` for what its own files say.
+
+    Tables label formats loosely: 4-bit expert checkpoints stay what they are whatever the label says, and "fp8" is
+    the model's own kind of it.
+    """
+    kept = {getattr(op, "format", NumberFormat.BF16) for op in own.operators}
+    if NumberFormat.MXFP4 in kept:
+        return None, None
+    weights, experts = row.weights, row.experts
+    if weights is None and not row.quantized:
+        return (None, None) if kept <= {NumberFormat.BF16} else (NumberFormat.BF16, NumberFormat.BF16)
+    if weights is NumberFormat.INT4 and NumberFormat.INT4 in kept:
+        return None, None
+    if NumberFormat.FP8_BLOCK in kept:
+        weights = NumberFormat.FP8_BLOCK if weights is NumberFormat.FP8 else weights
+        experts = NumberFormat.FP8_BLOCK if experts is NumberFormat.FP8 else experts
+    return weights, experts
+
+
+def effective_shard(graph: ModelGraph, shard: Shard, node_devices: int) -> tuple[Shard, bool]:
+    """The shard as an engine can run it, and whether it was read as a wide expert-parallel deployment.
+
+    Experts spread over more GPUs than a node has are served with attention replicated on every GPU (no head count
+    divides so far), whichever column states the GPUs.
+
+    Raises:
+        Declined: heads do not divide over the GPUs of a dense model.
+    """
+    if not graph.has_experts:
+        shard = Shard(tensor=shard.tensor, expert_tensor=shard.tensor, pipeline=shard.pipeline)
+    elif shard.tensor > max(node_devices, 8):
+        return Shard(attention_replicas=shard.tensor, expert_parallel=shard.tensor), True
+    for operator in graph.operators:
+        if isinstance(operator, Attention | LatentAttention) and operator.heads % shard.tensor:
+            if getattr(operator, "rows", Rows.TOKEN) is Rows.PATCH:
+                continue
+            raise Declined(f"{operator.heads} attention heads are not shared evenly by {shard.tensor} GPUs")
+    return shard, False
+
+
+def _placement(values: Mapping[str, str], prefix: str) -> Placement:
+    def size(name: str) -> int:
+        number = _optional(values, prefix + name)
+        return 1 if number is None or number < 1 else int(number)
+
+    shard = Shard(
+        tensor=int(_number(values, f"{prefix}tp_size", low=1, high=1024)),
+        attention_replicas=size("attention_dp_size"),
+        expert_tensor=size("moe_tp_size"),
+        expert_parallel=size("moe_ep_size"),
+        pipeline=size("pp_size"),
+    )
+    replicas = _optional(values, f"{prefix}num_workers") or 1.0
+    batch = _optional(values, f"{prefix}batch_size") if prefix != "decode_" else _optional(values, "decode_batch_size")
+    if batch is None:
+        concurrency = _optional(values, "concurrency")
+        if concurrency is None:
+            raise Declined(f"the row has neither {prefix}batch_size nor concurrency")
+        batch = concurrency / (replicas * shard.attention_replicas)
+    if not 0 < batch < 1e7:
+        raise Declined(f"{prefix}batch_size is {batch:g}: no batch")
+    return Placement(shard=shard, replicas=replicas, batch=max(batch, 1.0))
+
+
+def _text(values: Mapping[str, str], name: str) -> str:
+    text = (values.get(name) or "").strip()
+    if not text:
+        raise Declined(f"the row has no {name}")
+    return text
+
+
+def _optional(values: Mapping[str, str], name: str) -> float | None:
+    text = (values.get(name) or "").strip()
+    if not text or text.lower() == "nan":
+        return None
+    try:
+        number = float(text)
+    except ValueError:
+        raise Declined(f"{name} is {text!r}: no number") from None
+    if not math.isfinite(number):
+        raise Declined(f"{name} is {text}: not finite")
+    return number
+
+
+def _number(values: Mapping[str, str], name: str, low: float, high: float) -> float:
+    number = _optional(values, name)
+    if number is None:
+        raise Declined(f"the row has no {name}")
+    if not low <= number <= high:
+        raise Declined(f"{name} is {number:g}, outside {low:g} to {high:g}")
+    return number
+
+
+def _format(values: Mapping[str, str], name: str) -> NumberFormat | None:
+    text = (values.get(name) or "").strip().lower()
+    if not text or text == "nan":
+        return None
+    if text not in _FORMATS:
+        raise Declined(f"{name} is {text!r}: a number format that is not known")
+    return _FORMATS[text]
+
+
+def _version(text: str) -> tuple[int, int]:
+    match = re.match(r"\s*v?(\d+)\.(\d+)", text)
+    return (int(match[1]), int(match[2])) if match else (99, 0)
