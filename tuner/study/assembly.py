@@ -45,7 +45,7 @@ from tuner.study.yaml_lines import Place
 from tuner.trial import TrialPlan
 from tuner.workload import Workload
 
-_HUB_NAME: Final = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
+_HUB_NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _MODEL_FILES: Final = frozenset({".onnx", ".pt", ".pth", ".plan", ".safetensors", ".gguf", ".bin", ".json", ".pb"})
 _ENOUGH: Final = 100_000
 """Configurations enumerated to see that the space is not empty."""
@@ -150,7 +150,7 @@ class Assembly:
             return ModelSource(name=written, path=path.resolve())
         looks_like_path = written.startswith(("./", "../", "/", "~")) or written.endswith("/")
         if isinstance(section, str) and not looks_like_path and path.suffix.lower() not in _MODEL_FILES:
-            if _HUB_NAME.match(written):
+            if _HUB_NAME.fullmatch(written):
                 return ModelSource(name=written)
             problem = f"{shown(written)} is no path that exists, and no name of a model."
             self._faults.add(("model",), problem, "Write a path such as ./model.onnx, or a name such as owner/model.")

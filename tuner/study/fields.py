@@ -78,25 +78,34 @@ Price = Annotated[float, Field(ge=0, le=1e9), *_PRICE]
 Count = Annotated[int, Field(ge=1, le=10_000_000)]
 
 
-def _matching(pattern: str, what: str, remedy: str) -> tuple[BeforeValidator, WithJsonSchema]:
+def _matching(pattern: str, what: str, remedy: str, *, numbers: bool = False) -> tuple[BeforeValidator, WithJsonSchema]:
+    """Texts of one form; with `numbers`, also a whole number that YAML made of one."""
     expression = re.compile(pattern)
 
     def match(value: object) -> str:
-        if isinstance(value, str) and expression.match(value):
-            return value
+        text = str(value) if numbers and isinstance(value, int) and not isinstance(value, bool) else value
+        if isinstance(text, str) and expression.fullmatch(text):
+            return text
         raise refused(f"{shown(value)} is no {what}. {remedy}")
 
-    return BeforeValidator(match), WithJsonSchema({"type": "string", "pattern": pattern})
+    kind = ["string", "integer"] if numbers else "string"
+    return BeforeValidator(match), WithJsonSchema({"type": kind, "pattern": f"^{pattern}$"})
 
 
 Name = Annotated[
     str,
     *_matching(
-        r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", "name", "Write up to 64 letters, digits, dots, dashes and underscores."
+        r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", "name", "Write up to 64 letters, digits, dots, dashes and underscores."
     ),
 ]
-CpuSet = Annotated[str, *_matching(r"^\d+(-\d+)?(,\d+(-\d+)?)*$", "list of cores", "Write for example 0-3 or 0,2.")]
-UrlPath = Annotated[str, *_matching(r"^/[^\s\x00-\x1f]*$", "path on a server", "Begin it with a slash: /predict.")]
+CpuSet = Annotated[
+    str,
+    *_matching(r"\d+(-\d+)?(,\d+(-\d+)?)*", "list of cores", "Write for example 0-3 or 0,2.", numbers=True),
+]
+GpuId = Annotated[
+    str, *_matching(r"[A-Za-z0-9][A-Za-z0-9-]*", "id of a GPU", "Write for example 0 or GPU-3a…", numbers=True)
+]
+UrlPath = Annotated[str, *_matching(r"/[^\s\x00-\x1f]*", "path on a server", "Begin it with a slash: /predict.")]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=r"^[^\x00]*$")]
 
 

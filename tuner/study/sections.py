@@ -15,6 +15,7 @@ from tuner.study.definition import AUTO
 from tuner.study.fields import (
     Bytes,
     CpuSet,
+    GpuId,
     Money,
     Name,
     ObjectiveName,
@@ -74,8 +75,8 @@ class DeviceSection(Section):
         default=None, description="GPUs that one server may use.", examples=[1]
     )
     gpu: Text | None = Field(default=None, description="Model of the GPU, as catalogues call it.", examples=["L4"])
-    gpu_ids: list[Text] | None = Field(
-        default=None, description="Ids or UUIDs of this machine's GPUs to use; any where absent.", examples=[["0"]]
+    gpu_ids: list[GpuId] | None = Field(
+        default=None, description="Ids or UUIDs of this machine's GPUs to use; any where absent.", examples=[[0, 1]]
     )
     gpu_memory: Bytes | None = Field(default=None, description="Memory of one GPU.", examples=["24 GiB"])
     price: Price | None = Field(

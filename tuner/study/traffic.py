@@ -38,7 +38,7 @@ from tuner.workload import (
     Workload,
 )
 
-_HEADER = re.compile(r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")
+_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 def workload(section: WorkloadSection, folder: Path, faults: Faults) -> Workload | None:
@@ -135,7 +135,7 @@ def _template(section: TemplateSection, faults: Faults) -> TemplateShapes | None
     place: Place = ("workload", "requests", "template")
     known = len(faults.found)
     for name, value in section.headers.items():
-        if not _HEADER.match(name):
+        if not _HEADER.fullmatch(name):
             faults.add((*place, "headers", name), f"{shown(name)} is no name of a header.", "Write for example Accept.")
         elif any(ord(character) < 32 or ord(character) > 255 for character in value):
             faults.add((*place, "headers", name), "The header holds a control or foreign character.", "Remove it.")

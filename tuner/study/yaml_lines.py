@@ -24,7 +24,7 @@ MAX_DEPTH: Final = 32
 MAX_VALUES: Final = 10_000
 _PARSER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _TAG: Final = "tag:yaml.org,2002:"
-_PLAIN_KEY: Final = re.compile(r"^[\w$<-]{1,40}$")
+_PLAIN_KEY: Final = re.compile(r"[\w$<-]{1,40}")
 _LARGEST: Final = 2**63
 _START_OVER: Final = "`tune init` writes a study file to start from."
 
@@ -35,7 +35,7 @@ def dotted(place: Place) -> str:
     for part in place:
         if isinstance(part, int):
             text += f"[{part}]"
-        elif _PLAIN_KEY.match(part):
+        elif _PLAIN_KEY.fullmatch(part):
             text += f".{part}" if text else part
         else:
             text += f"[{_short(repr(part))}]"

@@ -104,6 +104,12 @@ def test_a_device_with_gpus_is_a_gpu_device(load: Load) -> None:
     assert study.task.devices[1].gpu_memory_bytes == 24 * 2**30
 
 
+def test_ids_of_cores_and_gpus_may_be_numbers(load: Load) -> None:
+    study = load(("cpus: 1", "cpuset: 0"), ("memory: 2 GiB", "gpus: 2, gpu_ids: [0, GPU-1f]"))
+    assert study.task.devices[0].cpuset == "0"
+    assert study.task.devices[0].gpu_ids == ("0", "GPU-1f")
+
+
 def test_every_kind_of_arrival_can_be_written(load: Load, tmp_path: Path) -> None:
     tmp_path.joinpath("traffic.csv").write_text("arrival_s\n10\n12\n")
 
