@@ -98,7 +98,7 @@ def run_wrk(command: Sequence[str], url: str, script: Path, clients: int, second
     if "Non-2xx" in done.stdout or "Socket errors" in done.stdout:
         raise SystemExit(f"wrk met errors:\n{done.stdout}")
     rate = re.search(r"Requests/sec:\s+([\d.]+)", done.stdout)
-    quantiles = dict(re.findall(r"^\s+(50|99)%\s+(\S+)$", done.stdout, re.MULTILINE))
+    quantiles = dict(re.findall(r"^\s+(50|99)%\s+(\S+)\s*$", done.stdout, re.MULTILINE))
     if rate is None or len(quantiles) != 2:
         raise SystemExit(f"wrk printed no such table:\n{done.stdout}")
     return (float(rate.group(1)), *(milliseconds(quantiles[name]) for name in ("50", "99")))
