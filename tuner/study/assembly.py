@@ -34,7 +34,7 @@ from tuner.study.coherence import (
     check_reported,
     check_searched_rate,
 )
-from tuner.study.definition import AUTO, AdapterChoice, Budget, Override, SearchOptions, Study
+from tuner.study.definition import AUTO, RANDOM, AdapterChoice, Budget, Override, SearchOptions, Study
 from tuner.study.faults import Faults, shown, split_message
 from tuner.study.sections import AdapterSection, DeviceSection, RangeSection, SearchSection, TrialSection
 from tuner.study.space import Range, apply_overrides, overridden, tunable, values_in
@@ -46,6 +46,7 @@ from tuner.trial import TrialPlan
 from tuner.workload import Workload
 
 _HUB_NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+_CLASS_PATH: Final = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _MODEL_FILES: Final = frozenset({".onnx", ".pt", ".pth", ".plan", ".safetensors", ".gguf", ".bin", ".json", ".pb"})
 _ENOUGH: Final = 100_000
 """Configurations enumerated to see that the space is not empty."""
@@ -201,7 +202,8 @@ class Assembly:
         try:
             yield
         except OptionsError as error:
-            found = [((section, *_parts(fault.where)), fault.problem, fault.remedy) for fault in error.faults]
+            remedy = f"`tune schema` describes the options of every {section}."
+            found = [((section, *_parts(fault.where)), fault.problem, fault.remedy or remedy) for fault in error.faults]
             self._faults.add_together((), found)
         except UnknownNameError as error:
             group = adapters.SEARCH_SPACES if section == "engine" else adapters.RUNNERS
@@ -281,20 +283,17 @@ class Assembly:
         return tuple(overrides)
 
     def _check_sampler(self, name: str) -> None:
-        if name == AUTO:
+        if name in (AUTO, RANDOM):
             return
-        known = sampler_names()
-        if name not in known:
-            problem = f"Unknown sampler {shown(name)}."
-            self._faults.add(("search", "sampler"), problem, did_you_mean(name, known))
+        from tuner.strategies.foreign import sampler_by_name  # imports optuna: most of a second that few files need
 
-
-def sampler_names() -> tuple[str, ...]:
-    """Names that `search.sampler` may hold: ours, random, and Optuna's classes."""
-    import optuna.samplers  # takes most of a second, and few studies name a sampler
-
-    theirs = [name for name in dir(optuna.samplers) if name.endswith("Sampler") and name != "BaseSampler"]
-    return (AUTO, "random", *theirs)
+        place: Place = ("search", "sampler")
+        if ":" in name:  # anyone's own class: imported when the study runs, as checking runs nobody's code
+            if not _CLASS_PATH.fullmatch(name):
+                self._faults.add(place, f"{shown(name)} names no class.", "Write module:Class, or TPESampler.")
+            return
+        with self._faults.at(place):
+            sampler_by_name(name, self._sections.search.seed)
 
 
 def _choice(section: str | AdapterSection) -> AdapterChoice:

@@ -135,7 +135,11 @@ class SearchSection(Section):
     budget: BudgetSection = Field(
         default_factory=BudgetSection, description="What the study may spend.", examples=[{"trials": 15}]
     )
-    sampler: Text = Field(default=AUTO, description="auto, or an Optuna sampler by name.", examples=["TPESampler"])
+    sampler: Text = Field(
+        default=AUTO,
+        description="auto (ours), random, an Optuna sampler by name, or module:Class.",
+        examples=["TPESampler"],
+    )
     confirmations: Annotated[int, Field(ge=0, le=100)] = Field(
         default=2,
         description="How often winner and default are measured again before the winner is named.",

@@ -16,7 +16,6 @@ TEMPLATE = """\
 
 # The model: a path relative to this file, or its name on a hub.
 {model}
-# The model server; options go beside its name: {{name: {engine}, …}}.
 {engine_lines}
 # Device types to choose from, with their price per hour. GPUs: {{name: l4, gpus: 1, gpu: L4, price: 0.80 USD/h}}.
 devices:
@@ -25,11 +24,11 @@ devices:
 
 workload:
   # Open loop: process poisson, gamma (with cv) or constant. The range of rates is searched for the highest one
-  # that holds the SLO; a single one, rate: 50 rps, tunes for that load. Closed loop: {{clients: 32, think_time: 0 s}}.
+  # that holds the SLO; a single one, rate: 50 rps, tunes for that load. Closed loop: {{clients: 32}}.
   # Your own traffic: {{trace: ./traffic.csv}}, with the columns arrival_s, input_tokens, output_tokens.
   arrival: {{process: poisson, rate: {rate}}}
 {requests}
-# Bounds that must hold: p50, p90, p99.9… and mean of {populations}, and error_rate, throughput, goodput.
+# Bounds that must hold: on p50, p90, p99.9… or mean of {populations}; on error_rate, throughput, goodput.
 slo:
 {slos}
   - error_rate <= 0.1%
@@ -72,7 +71,6 @@ class _Sample:
     """What differs between the templates of engines."""
 
     model: str
-    engine_lines: str
     memory: str
     rate: str
     requests: str
@@ -81,11 +79,13 @@ class _Sample:
     objective: str
     space: str
     formats: str
+    engine_lines: str | None = None
 
+
+_NAMED: Final = "# The model server; options go beside its name: {{name: {engine}, …}}.\nengine: {engine}"
 
 _GENERIC: Final = _Sample(
     model="./model",
-    engine_lines="engine: {engine}",
     memory="4 GiB",
     rate="{low: 5 rps, high: 500 rps}",
     requests="requests: {tensors: {rows: 1}}",
@@ -96,9 +96,35 @@ _GENERIC: Final = _Sample(
     formats="json, yaml, env, compose",
 )
 _SAMPLES: Final = {
+    "command": _Sample(
+        model="./model",
+        engine_lines="""\
+# Any server: an image or a program, with {placeholders} for its parameters, the model and the port.
+engine:
+  name: command
+  image: my-server:1.0            # for the docker runner
+  command: [serve, --port, "{port}", --model, "{model}", --threads, "{threads}", --batch, "{max_batch}"]
+  environment: {OMP_NUM_THREADS: "{threads}"}
+  health: {path: /health}         # GET answers 2xx once the server is ready
+  parameters:
+    threads: {values: [1, 2, 4], default: 1, scale: log, says: threads of the server}
+    max_batch: {range: {low: 1, high: 32, factor: 2}, default: 1, says: requests in one batch}
+  rules: [threads * max_batch <= 64]""",
+        memory="4 GiB",
+        rate="{low: 5 rps, high: 500 rps}",
+        requests=(
+            "# A body that is written as a mapping is sent as JSON.\n"
+            "requests:\n"
+            '  template: {path: /predict, body: {id: "{request_id}", inputs: [1, 2, 3]}, expect: outputs}'
+        ),
+        populations="latency (ttft if streamed)",
+        slos=("p99(latency) <= 200 ms",),
+        objective="cost_per_million_requests",
+        space="{threads: 1, max_batch: {low: 4, high: 16}}",
+        formats="json, yaml, env, compose",
+    ),
     "triton": _Sample(
         model="./model.onnx",
-        engine_lines="engine: triton",
         memory="4 GiB",
         rate="{low: 5 rps, high: 500 rps}",
         requests=(
@@ -114,7 +140,6 @@ _SAMPLES: Final = {
     ),
     "vllm": _Sample(
         model="./model",
-        engine_lines="engine: vllm",
         memory="8 GiB",
         rate="{low: 0.2 rps, high: 20 rps}",
         requests=(
@@ -143,9 +168,8 @@ def template(engine: str = "triton") -> str:
         raise UnknownNameError("engine", engine, known)
     sample = _SAMPLES.get(engine, _GENERIC)
     return TEMPLATE.format(
-        engine=engine,
         model=f"model: {sample.model}\n",
-        engine_lines=sample.engine_lines.replace("{engine}", engine) + "\n",
+        engine_lines=(_NAMED.format(engine=engine) if sample.engine_lines is None else sample.engine_lines) + "\n",
         memory=sample.memory,
         rate=sample.rate,
         requests=textwrap.indent(sample.requests, "  ") + "\n",

@@ -158,6 +158,11 @@ def test_parameters_can_be_fixed_listed_and_ranged(load: Load, written: str, val
     assert study.search.overrides == (Override(parameter="max_batch_size", values=values),)
 
 
+@pytest.mark.parametrize("name", ["auto", "random", "TPESampler", "tpe", "no_such_module_yet:Sampler"])
+def test_samplers_go_by_name(load: Load, name: str) -> None:
+    assert load(add=f"search: {{sampler: '{name}'}}\n").search.sampler == name
+
+
 def test_adapters_get_their_options(load: Load) -> None:
     study = load(
         ("engine: fake", "engine: {name: fake, streams_tokens: true}"), ("runner: fake", "runner: {name: fake}")
@@ -270,6 +275,8 @@ exprt: {}
         ("runner: fake", "search: {space: {threads: {low: 4, high: 1}}}", "low <= high"),
         ("runner: fake", "search: {space: {threads: {low: 1, high: 1000000000, step: 1}}}", "larger step"),
         ("runner: fake", "search: {space: {threads: 8, instance_count: 4}}", "must be at most 16"),
+        ("runner: fake", "search: {sampler: GridSampler}", "without further arguments"),
+        ("runner: fake", "search: {sampler: 'os:'}", "names no class"),
         ("runner: fake", "export: {compos: ./x}", "Did you mean 'compose'?"),
         ("runner: fake", "trial: {windows: 0}", "0 is below 1"),
         ("runner: fake", "name: ' '", "is no name"),

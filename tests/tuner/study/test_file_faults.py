@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
 
+import onnx
 import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
@@ -63,7 +65,47 @@ workload:
 objective: p99(latency)
 search: {space: {dynamic_batching: false, threads: {low: 1, high: 8, factor: 2}}, sampler: random}
 """
-GOOD = (SEARCHED_RATE, TOKENS, TRACE)
+COMMAND = """\
+model: my-model
+engine:
+  name: command
+  image: server:1
+  command: [serve, "{port}", "{model}", {when: {fast: true}, args: [--fast]}, "{threads}"]
+  environment: {THREADS: "{threads}"}
+  files: {server.conf: "batch={batch}"}
+  health: {path: /health, deadline: 60 s}
+  parameters:
+    threads: {values: [1, 2, 4], default: 1, scale: log}
+    fast: {values: [true, false], when: {threads: [2, 4]}}
+    batch: {range: {low: 1, high: 32, factor: 2}, default: 1}
+  rules: [threads * batch <= 64]
+  request: {protocol: template, path: /predict, body: {x: 1}}
+devices: [{name: cpu, cpus: 2, price: 1}]
+workload: {arrival: {rate: 20 rps}}
+slo: [p99(latency) <= 1 s]
+objective: throughput
+runner: {name: docker}
+"""
+TRITON = """\
+model: ./model.onnx
+engine: {name: triton, backend: python, inputs: {x: {low: 0, high: 2}}, extra_args: ["--log-verbose=1"]}
+devices: [{name: cpu, cpus: 2, price: 1}]
+workload: {arrival: {rate: 20 rps}, requests: {tensors: {dims: {width: [4, 8]}}}}
+slo: [p99(latency) <= 1 s]
+objective: [throughput, p50(latency)]
+search: {space: {max_batch_size: [2, 4], instance_count: {low: 1, high: 2}}}
+runner: {name: process}
+"""
+VLLM = """\
+model: ./llama
+engine: {name: vllm, load_format: dummy, max_model_len: 1024, extra_args: [--seed=1]}
+devices: [{name: cpu, cpus: 2, memory: 8 GiB, price: 1}]
+workload: {arrival: {rate: 2 rps}, requests: {tokens: {input: 64, output: {low: 8, high: 32}}}}
+slo: [p95(ttft) <= 1 s]
+objective: output_throughput
+search: {space: {max_num_seqs: [16, 64]}}
+"""
+GOOD = (SEARCHED_RATE, TOKENS, TRACE, COMMAND, TRITON, VLLM)
 JUNK: list[object] = [
     None, True, -1, 0, 1, 2**70, 1e308, 1e-300, float("nan"), float("inf"), "", " ", "x", "50", "-3 ms", "1e999 s",
     "50 parsecs", "${HOME}", "${NOT_SET}", "p99(latency) <= 5 ms", "../../x", "/dev/null", "/etc/passwd",
@@ -100,8 +142,17 @@ def _fakes() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the trace that one of the good files names."""
+    """A folder with the trace and the models that the good files name."""
     made = tmp_path_factory.mktemp("studies")
+    values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", "width"]) for name in "xy"]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "relu", values[:1], values[1:])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=10)
+    onnx.save(model, made / "model.onnx")
+    llama = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 256, "num_hidden_layers": 2}
+    llama |= {"num_attention_heads": 4, "vocab_size": 1000, "max_position_embeddings": 2048, "intermediate_size": 512}
+    made.joinpath("llama").mkdir()
+    made.joinpath("llama", "config.json").write_text(json.dumps(llama))
+    made.joinpath("llama", "tokenizer.json").write_text("{}")
     made.joinpath("traffic.csv").write_text("arrival_s,input_tokens,output_tokens\n0,1,2\n0.5,3,4\n")
     return made
 
@@ -187,6 +238,7 @@ def _holds(data: bytes, folder: Path) -> None:
         assert fault.problem
         assert fault.remedy, fault
         assert len(str(fault).splitlines()) == 1
+        assert "Report this" not in fault.remedy, fault
 
 
 @pytest.mark.parametrize("text", GOOD)

@@ -48,7 +48,7 @@ def _language_model(folder: Path) -> None:
     folder.joinpath("model").mkdir()
     folder.joinpath("model", "config.json").write_text(json.dumps(config))
     folder.joinpath("model", "tokenizer.json").write_text("{}")
-    folder.joinpath("model", "model.safetensors").touch()
+    folder.joinpath("model", "model.safetensors").write_bytes(bytes(100))
 
 
 def _any_folder(folder: Path) -> None:
@@ -79,6 +79,21 @@ def test_the_defaults_that_a_template_shows_are_the_defaults(engine: str, tmp_pa
     del parts["trial"]
     path.write_text(yaml.safe_dump(parts))
     assert load_study(path).plan == shown
+
+
+@pytest.mark.parametrize("engine", adapters.names(adapters.SEARCH_SPACES))
+def test_the_domains_that_a_template_suggests_are_valid(engine: str, tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    text = template(engine)
+    assert "  # space:" in text
+    path.write_text(text.replace("  # space:", "  space:"))
+    MODELS.get(engine, _any_folder)(tmp_path)
+    assert len(load_study(path).search.overrides) >= 2
+
+
+@pytest.mark.parametrize("engine", [*adapters.names(adapters.SEARCH_SPACES), "fake"])
+def test_a_template_fits_a_screen(engine: str) -> None:
+    assert max(map(len, template(engine).splitlines())) <= 120
 
 
 def test_an_unknown_engine_is_named_with_its_neighbours() -> None:
