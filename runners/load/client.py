@@ -103,11 +103,11 @@ class Client:
         assert exchange is not None
         connection.exchange = None
         if silent and connection.uses > 1 and not exchange.retried:
-            # A server may close an idle connection just as it is used again; one more try, on another
+            # A server may close an idle connection just as it is used again; one more try, on a fresh
             # connection, is what clients owe it (RFC 9112, section 9.3.1).
             exchange.retried = True
             self._open[exchange] = None
-            self._waiting.appendleft(exchange)
+            self._connect(exchange)
         else:
             self._settle(exchange, Fate.FAILED, now_s, error)
 
@@ -122,9 +122,9 @@ class Client:
         exchange.settle(fate, now_s, error)
         self._on_settled(exchange)
 
-    def _offer(self, connection: Connection) -> None:
-        """Gives a free connection to the request that has waited longest."""
-        exchange = self._next_waiting()
+    def _offer(self, connection: Connection, wanted: Exchange | None = None) -> None:
+        """Gives a free connection to the request it was opened for, or to the one that has waited longest."""
+        exchange = wanted if wanted is not None and wanted.fate is Fate.OPEN else self._next_waiting()
         if exchange is None:
             self._idle.append(connection)
         else:
@@ -142,11 +142,15 @@ class Client:
         """Opens a connection if more requests wait than connections are on their way."""
         under_way = len(self._opening)
         if under_way < len(self._waiting) and under_way + len(self._connections) < self._max_connections:
-            task = asyncio.get_running_loop().create_task(self._connect())
-            self._opening.add(task)
-            task.add_done_callback(self._opening.discard)
+            self._connect(None)
 
-    async def _connect(self) -> None:
+    def _connect(self, exchange: Exchange | None) -> None:
+        """Opens a connection for `exchange`, or for whichever waits longest by then."""
+        task = asyncio.get_running_loop().create_task(self._connected(exchange))
+        self._opening.add(task)
+        task.add_done_callback(self._opening.discard)
+
+    async def _connected(self, wanted: Exchange | None) -> None:
         connection = Connection(self)
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -160,10 +164,10 @@ class Client:
         except TimeoutError:
             return  # the request that asked for it is overdue itself
         except OSError as error:
-            exchange = self._next_waiting()
-            if exchange is not None:
+            exchange = self._next_waiting() if wanted is None else wanted
+            if exchange is not None and exchange.fate is Fate.OPEN:
                 exchange.unreachable = True
                 self._settle(exchange, Fate.FAILED, time.perf_counter(), f"cannot connect: {error.strerror or error}")
         else:
             self._connections.add(connection)
-            self._offer(connection)
+            self._offer(connection, wanted)

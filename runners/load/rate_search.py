@@ -22,7 +22,7 @@ _MAX_GROWTH: Final = 4.0
 """Largest step upwards: a load many times too high leaves queues that take long to drain."""
 
 _MAX_MARGIN: Final = 100.0
-_PATIENCE: Final = 2
+_PATIENCE: Final = 3
 """Guesses in a row that may each gain less than a halving of the bracket."""
 
 _BELOW_CAPACITY: Final = 0.9
@@ -114,11 +114,14 @@ class RateSearch:
         return math.log((self.failed_rps or self._bracket.high) / (self.held_rps or self._bracket.low))
 
     def _below(self, failed: float) -> float:
-        """Nothing has held yet."""
+        """Nothing has held yet: somewhat below the capacity, or where y, 0 at the capacity, reaches 1."""
         low = self._bracket.low
         guess = math.sqrt(low * failed)
-        if self._capacity_rps is not None and self._slow_turns < _PATIENCE:
-            guess = max(_BELOW_CAPACITY * self._capacity_rps, low)
+        capacity = self._capacity_rps
+        if capacity is not None and capacity < failed:
+            guess = max(_BELOW_CAPACITY * capacity, low)
+        elif capacity is not None:
+            guess = max(guess, capacity - (capacity - failed) / self._margins[failed])
         guess = min(guess, failed / self._step)
         return low if guess < low * self._step else guess
 
@@ -132,11 +135,13 @@ class RateSearch:
 
     def _between(self, held: float, failed: float) -> float:
         """Inside the bracket: where y reaches 1, or in its middle when guesses have gained little."""
-        if self._slow_turns >= _PATIENCE:
-            return math.sqrt(held * failed)
-        above, below = self._margins[held], self._margins[failed]
-        guess = held + (failed - held) * (above - 1.0) / (above - below) if above > below else held
-        if self._capacity_rps is not None and held < self._capacity_rps:
-            guess = min(guess, max(_BELOW_CAPACITY * self._capacity_rps, held * self._step))
+        end, end_margin, middle = failed, self._margins[failed], math.sqrt(held * failed)
+        if self._capacity_rps is not None and held < self._capacity_rps < failed:
+            # At its capacity a server's latency has no bound, and y is 0.
+            end, end_margin, middle = self._capacity_rps, 0.0, min(middle, self._capacity_rps * self._step)
+        guess = middle
+        margin = self._margins[held]
+        if self._slow_turns < _PATIENCE:
+            guess = held + (end - held) * (margin - 1.0) / max(margin - end_margin, 1e-9)
         # A guess beside an end asks at one resolution from it: if the end stays, the bracket is closed.
         return min(max(guess, held * self._step), max(failed / self._step, math.sqrt(held * failed)))

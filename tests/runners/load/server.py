@@ -60,6 +60,9 @@ class Server:
             case ["until-close"]:
                 writer.write(b"HTTP/1.1 200 OK\r\n\r\nhello")
                 return False
+            case ["forgetful"]:
+                writer.write(plain(b"hello"))  # promises to keep the connection, and drops it
+                return False
             case ["chunked"]:
                 writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n")
                 return True

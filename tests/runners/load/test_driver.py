@@ -78,6 +78,7 @@ CASES: Mapping[str, tuple[RequestSpec, Arrival]] = {
     "close": (a_template("/close"), OPEN),
     "half": (a_template("/half"), OPEN),
     "until close": (a_template("/until-close", expect="hello"), OPEN),
+    "forgetful": (a_template("/forgetful"), ClosedLoop(clients=4)),
     "chunked": (a_template("/chunked", expect="hello"), OPEN),
     "continue": (a_template("/continue", expect="hello"), OPEN),
     "dies": (a_template("/die"), OPEN),
@@ -116,7 +117,18 @@ def test_every_request_is_accounted_for(found: Mapping[str, Measurement], name: 
 
 @pytest.mark.parametrize(
     "name",
-    ["template", "kserve", "completions", "pieces", "until close", "chunked", "continue", "closed loop", "trace"],
+    [
+        "template",
+        "kserve",
+        "completions",
+        "pieces",
+        "until close",
+        "forgetful",
+        "chunked",
+        "continue",
+        "closed loop",
+        "trace",
+    ],
 )
 def test_good_answers_are_all_counted(found: Mapping[str, Measurement], name: str) -> None:
     assert found[name].errors == ()

@@ -69,7 +69,7 @@ def test_takes_few_probes() -> None:
         capacity = crossing * 1.3
         excess = one_server(capacity, math.log(100) / (capacity - crossing))
         counts.append(len(run(RateSearch(bracket), excess, capacity)))
-    assert np.median(counts) <= 7
+    assert np.median(counts) <= 6
     assert max(counts) <= 11
 
 
