@@ -146,6 +146,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A remedy for a misspelt name: its nearest neighbours, or else all that is known."""
     choices = sorted(known)
     near = difflib.get_close_matches(name, choices, n=3, cutoff=0.6)
+    if not near and len(name) > 2:
+        near = [choice for choice in choices if name.lower() in choice.lower()][:3]
     if near:
         return "Did you mean " + " or ".join(repr(choice) for choice in near) + "?"
     if choices:

@@ -110,7 +110,7 @@ class Study:
     objectives: tuple[Objective, ...]
     search: SearchOptions
     plan: TrialPlan
-    storage: str
+    storage: str = field(repr=False)  # may hold a password
     exports: Mapping[str, str] = field(default_factory=dict)
 
     @property

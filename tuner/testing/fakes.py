@@ -19,10 +19,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar, Final, TypeVar
+from typing import Annotated, ClassVar, Final, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from tuner.cost import with_costs
 from tuner.device import DeviceKind, DeviceType
@@ -91,6 +91,13 @@ def installed(entry_points: str = _ENTRY_POINTS) -> Iterator[Path]:
             importlib.invalidate_caches()
 
 
+def _known_failure(text: str) -> str:
+    known = (FAULT, UNAVAILABLE, *(reason.value for reason in Reason))
+    if text not in known:
+        raise ValueError(f"no way to fail; choose one of {', '.join(known)}")
+    return text
+
+
 class FakeEngineOptions(BaseModel):
     """Options of the fake engine."""
 
@@ -106,7 +113,7 @@ class FakeRunnerOptions(BaseModel):
 
     noise: float = Field(default=0.02, ge=0, description="Standard deviation of the log of each window's metrics.")
     seconds: float = Field(default=0.0, ge=0, description="How long a trial really takes.")
-    failures: dict[int, str] = Field(
+    failures: dict[int, Annotated[str, AfterValidator(_known_failure)]] = Field(
         default_factory=dict,
         description="By trial number: a reason such as 'timed out', or 'fault', or 'unavailable'.",
     )
