@@ -102,9 +102,9 @@ def translated() -> Iterator[None]:
     try:
         yield
     except docker.errors.ImageNotFound as error:
-        raise UnavailableError(f"An image is not there: {error.explanation or error}. Pull or build it.") from error
+        raise UnavailableError(f"An image is not there: {_said(error)}. Pull or build it.") from error
     except docker.errors.APIError as error:
-        said = str(error.explanation or error)
+        said = _said(error)
         if "could not select device driver" in said or "nvidia" in said.lower():
             raise UnavailableError(
                 f"Docker cannot give GPUs to containers: {said}. Install the NVIDIA Container Toolkit, run "
@@ -160,7 +160,7 @@ def require_offered(client: DockerClient, image: str) -> None:
     try:
         client.images.get_registry_data(image)
     except FAILURES as error:
-        raise absent_image(image, f"no registry offers it ({error})") from error
+        raise absent_image(image, f"no registry offers it ({_said(error)})") from error
 
 
 def pull(client: DockerClient, image: str, deadline_s: float, tell: Callable[[str], None]) -> None:
@@ -185,7 +185,12 @@ def pull(client: DockerClient, image: str, deadline_s: float, tell: Callable[[st
                 raise absent_image(image, f"it was not pulled within {deadline_s:.0f} s")
             tell(f"pulling {image}: {event.get('status', '')} {event.get('progress', '')}".rstrip())
     except FAILURES as error:
-        raise absent_image(image, f"it cannot be pulled ({error})") from error
+        raise absent_image(image, f"it cannot be pulled ({_said(error)})") from error
+
+
+def _said(error: Exception) -> str:
+    """The daemon's own words, without the request that they answer."""
+    return str(getattr(error, "explanation", None) or error)
 
 
 def split_tag(image: str) -> tuple[str, str | None]:

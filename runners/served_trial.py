@@ -38,6 +38,7 @@ _POLL_S = 0.05
 _PROBE_S = 1.0
 """A server that loads weights may accept a connection and let it wait: then it is asked again."""
 _PROGRESS_S = 0.5
+_SETTLE_S = 1.0
 _LOAD_SLACK_S = 60.0
 """For what the generator does beside the load: starting, making requests, computing statistics."""
 
@@ -207,9 +208,12 @@ class ServedTrial:
         except (_LoadEndedEarly, TunerError) as caught:
             error = caught
         after_s = time.monotonic() - began
-        # A server that has died explains whatever the driver says, so that is looked at first.
-        ended = self.server.exited(0.0)
-        if ended is None and measurement is not None and error_rate(measurement) <= self.plan.max_error_rate:
+        good = measurement is not None and error_rate(measurement) <= self.plan.max_error_rate
+        # A server that has died explains whatever the driver says, so that is looked at first; word of its
+        # end may come a moment after the last connection has broken.
+        ended = self.server.exited(0.0 if good else _SETTLE_S)
+        if good and ended is None:
+            assert measurement is not None
             return measurement
         evidence = self.server.evidence()
         if ended is not None:

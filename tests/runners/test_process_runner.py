@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +18,12 @@ from tests.runners.trials import a_device, a_plan, a_spec, ignore, some_attempt
 from tuner.errors import UnavailableError
 from tuner.ports import LoadDriver
 from tuner.trial import Attempt, Measurement
+
+
+@pytest.fixture(autouse=True)
+def _this_python_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`python3` may be a script of a version manager, many times slower than what it starts."""
+    monkeypatch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
 
 
 class ProcessBench:
