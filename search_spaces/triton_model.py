@@ -38,6 +38,7 @@ class TritonPythonModel:
         self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)
         self._inputs = [tensor.name for tensor in self._session.get_inputs()]
         self._outputs = [tensor.name for tensor in self._session.get_outputs()]
+        _unlink_shared_memory()
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """One response per request, in order."""
@@ -73,3 +74,14 @@ class TritonPythonModel:
         results = self._session.run(None, joined)
         pieces = [np.split(result, np.cumsum(rows)[:-1]) for result in results]
         return [dict(zip(self._outputs, parts, strict=True)) for parts in zip(*pieces, strict=True)]
+
+
+def _unlink_shared_memory() -> None:
+    """Takes the name off the memory that this process shares with the server, which has it mapped by now.
+
+    A server that is killed would leave it behind; without a name, it goes with its last process.
+    """
+    for line in Path("/proc/self/maps").read_text(encoding="utf-8").splitlines():
+        _, region, suffix = line.partition("/dev/shm/triton_python_backend_shm_region_")  # noqa: S108 - Triton chose it
+        if region and not suffix.endswith("(deleted)"):
+            Path(region + suffix).unlink(missing_ok=True)

@@ -45,8 +45,6 @@ def arguments(repository: str, *extra: str) -> tuple[str, ...]:
         "--disable-auto-complete-config",
         # The information that it prints at its start would push errors out of the last lines of the log.
         "--log-info=false",
-        # Of nothing but slow requests, whose clients have left by then.
-        "--exit-timeout-secs=5",
         *extra,
     )
 
@@ -151,7 +149,11 @@ def _python_library(version: str) -> list[Path]:
         UnavailableError: there is no such library.
     """
     name = f"libpython{version}.so.1.0"
-    folders = [Path(str(sysconfig.get_config_var("LIBDIR") or "")), Path(sys.base_prefix) / "lib"]
+    folders = [
+        Path(str(sysconfig.get_config_var("LIBDIR") or "")),
+        Path(sys.base_prefix, "lib"),
+        Path(sys.prefix, "lib"),
+    ]
     for folder in [*folders, *map(Path, _listed("LD_LIBRARY_PATH"))]:
         if (folder / name).is_file():
             return [folder]
