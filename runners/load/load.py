@@ -11,7 +11,7 @@ import asyncio
 import gc
 import itertools
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,6 +22,7 @@ from runners.load.pacing import Pacer
 from runners.load.precedence import precedence
 from runners.load.records import Records, collect
 from runners.load.source import Magazine
+from runners.load.spectator import Spectator
 from tuner.errors import GeneratorBoundError
 from tuner.trial import Phase, Progress, TrialPlan
 
@@ -32,17 +33,6 @@ _MAX_BEHIND_S: Final = 5.0
 """A generator this far behind does not catch up; more would only fill memory."""
 
 MakePacer = Callable[[Callable[[float, int], None], Callable[[], object]], Pacer]
-
-
-class Spectator:
-    """Watches a load as it runs, and may end it early."""
-
-    def settled(self, exchange: Exchange) -> None:
-        """An exchange that was due inside the windows has ended."""
-
-    def hopeless(self, open_exchanges: Iterable[Exchange], now_s: float) -> bool:
-        """Whether nothing that may still come can change the verdict; asked a few times per second."""
-        return False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -77,7 +67,7 @@ class Load:
         self._plan = plan
         self._report = report
         self._note = note
-        self._spectator = spectator or Spectator()
+        self._spectator = spectator
         self._client = Client(endpoint, timeout_s=plan.request_timeout_s, on_settled=self._settled)
         self._exchanges: list[Exchange] = []
         self._counted_open = 0
@@ -139,7 +129,7 @@ class Load:
                 )
             if now_s >= self._last_s and now_s - behind_s >= self._last_s and self._counted_open == 0:
                 break
-            if now_s >= self._first_s and self._spectator.hopeless(self._client.open_exchanges, now_s):
+            if self._spectator is not None and self._spectator.hopeless(self._client.open_exchanges, now_s):
                 return _shares(usage), True
         return _shares(usage), False
 
@@ -155,7 +145,8 @@ class Load:
     def _settled(self, exchange: Exchange) -> None:
         if exchange.counted:
             self._counted_open -= 1
-            self._spectator.settled(exchange)
+            if self._spectator is not None:
+                self._spectator.settled(exchange)
         if self._pacer is not None:
             self._pacer.settled(exchange)
 

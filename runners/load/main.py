@@ -20,7 +20,7 @@ import uvloop
 
 from runners.load.http_head import Endpoint
 from runners.load.job import Advanced, Job, Measured, Refused, dump_report, load_job
-from runners.load.measuring import Meter
+from runners.load.meter import Meter
 from tuner.errors import GeneratorBoundError, UnavailableError, UsageError
 from tuner.trial import Measurement, Progress
 

@@ -50,7 +50,8 @@ def summarise(records: Records, plan: TrialPlan) -> Measurement:
         for window, part in zip(windows, parts, strict=True):
             if not np.isnan(part):
                 window[metric.value] = float(part)
-    counted = records.fate[due >= 0]
+    settled = (due >= 0) & (records.fate != Fate.OPEN)
+    counted = records.fate[settled]
     lateness = (records.dispatched_s - records.due_s)[due >= 0]
     return Measurement(
         metrics=metrics,
@@ -124,8 +125,8 @@ def _scalars(records: Records, plan: TrialPlan, due: Ints) -> list[tuple[Metric,
         rates.append((Metric.OUTPUT_THROUGHPUT, output / window_s))
         rates.append((Metric.TOTAL_THROUGHPUT, (output + prompt) / window_s))
     found = [(metric, parts, float(parts.mean())) for metric, parts in rates]
-    sent = per_window(due)
-    missed = per_window(due[~completed])
+    sent = per_window(due[records.fate != Fate.OPEN])
+    missed = per_window(due[~completed & (records.fate != Fate.OPEN)])
     if sent.sum():
         with np.errstate(invalid="ignore"):
             found.append((Metric.ERROR_RATE, missed / sent, float(missed.sum() / sent.sum())))

@@ -8,19 +8,14 @@ done in time, each request waits d seconds longer per second of load than the on
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
-from runners.load.exchange import Exchange, Fate
-from runners.load.load import Spectator
 from runners.load.populations import request_values, window_of
 from runners.load.records import Records
-from runners.load.statistics import rank
 from tuner.metric import Metric
-from tuner.slo import Slo
 from tuner.trial import Measurement, TrialPlan
 
 TOLERATED_TREND: Final = 0.1
@@ -68,51 +63,3 @@ def latency_trend(records: Records, plan: TrialPlan) -> float:
     residuals = means - means.mean() - slope * centred
     error = math.sqrt(float(residuals @ residuals) / (len(found) - 2) / float(centred @ centred))
     return slope if slope > _SIGNIFICANT * error else 0.0
-
-
-class HopelessProbe(Spectator):
-    """Ends a probe as soon as a bound is missed whatever may still come.
-
-    The requests due in the windows are known in number beforehand. Of n, p99 allows n - ceil(0.99 n) to
-    exceed the bound; with one more that do (answered late, failed, or unanswered for longer than the
-    bound already), the rate does not hold, and the rest of the probe would tell nothing more.
-    """
-
-    def __init__(self, plan: TrialPlan, expected: int) -> None:
-        """`expected` requests are due inside the windows."""
-        self._bounds = [
-            (slo, expected - rank(slo.metric.percentile, expected))
-            for slo in plan.slos
-            if expected and slo.metric.percentile is not None and slo.metric.metric in (Metric.LATENCY, Metric.TTFT)
-        ]
-        shares = [slo.bound for slo in plan.slos if slo.metric.metric is Metric.ERROR_RATE]
-        self._failures_allowed = math.floor(min([*shares, plan.max_error_rate]) * expected)
-        self._misses = [0] * len(self._bounds)
-        self._failures = 0
-
-    def settled(self, exchange: Exchange) -> None:
-        failed = exchange.fate is not Fate.COMPLETED
-        self._failures += failed
-        for index, (slo, _) in enumerate(self._bounds):
-            self._misses[index] += failed or _misses(slo, exchange, exchange.finished_s)
-
-    def hopeless(self, open_exchanges: Iterable[Exchange], now_s: float) -> bool:
-        if self._failures > self._failures_allowed:
-            return True
-        for index, (slo, allowed) in enumerate(self._bounds):
-            missed = self._misses[index]
-            for exchange in open_exchanges:
-                if exchange.counted:
-                    if now_s - exchange.due_s <= slo.bound:
-                        break
-                    missed += _misses(slo, exchange, now_s)
-            if missed > allowed:
-                return True
-        return False
-
-
-def _misses(slo: Slo, exchange: Exchange, now_s: float) -> bool:
-    end_s = now_s
-    if slo.metric.metric is Metric.TTFT and exchange.answer.first_s is not None:
-        end_s = exchange.answer.first_s
-    return end_s - exchange.due_s > slo.bound

@@ -46,6 +46,7 @@ def a_plan(arrival: Arrival, *slos: str) -> TrialPlan:
         windows=2,
         window_s=0.3,
         request_timeout_s=0.5,
+        max_error_rate=1.0,
         seed=3,
     )
 
@@ -157,6 +158,14 @@ def test_bad_answers_are_failures_with_their_reason(
     assert any(complaint in error for error in measured.errors)
     assert all(len(error) < 230 for error in measured.errors)
     assert measured.metrics["p50(latency)"].value == 0.5
+
+
+def test_load_ends_early_once_too_many_requests_have_failed(start_server: ServerStarter) -> None:
+    plan = replace(a_plan(OPEN), window_s=30.0, max_error_rate=0.01)
+    measured = SubprocessLoadDriver().drive(start_server(), a_template("/die"), plan, ignore)
+    assert measured.metrics["error_rate"].value > plan.max_error_rate
+    assert "too many requests had failed" in measured.errors[-1]
+    assert measured.sent < 500
 
 
 def test_hanging_server_times_every_request_out(found: Mapping[str, Measurement]) -> None:

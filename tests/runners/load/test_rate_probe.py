@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from runners.load.answer import WholeAnswer
 from runners.load.exchange import Exchange, Fate, Prepared
 from runners.load.measurement import summarise
-from runners.load.rate_probe import HopelessProbe, judge, latency_trend
+from runners.load.rate_probe import judge, latency_trend
 from runners.load.records import Records
+from runners.load.spectator import HopelessProbe
 from tests.runners.load.strategies import a_plan, a_request, records
 
 

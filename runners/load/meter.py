@@ -14,12 +14,13 @@ from runners.load.client import Client
 from runners.load.exchange import Exchange
 from runners.load.http_head import Endpoint
 from runners.load.lateness import by_window, generator_bound
-from runners.load.load import Load, LoadResult, Spectator
+from runners.load.load import Load, LoadResult
 from runners.load.measurement import summarise
 from runners.load.pacing import ClosedLoopPacer, OpenLoopPacer
-from runners.load.rate_probe import HopelessProbe, Verdict, judge
+from runners.load.rate_probe import Verdict, judge
 from runners.load.rate_search import RateSearch
 from runners.load.source import Magazine, make_source
+from runners.load.spectator import FailureLimit, HopelessProbe, Spectator
 from tuner.errors import GeneratorBoundError, UnavailableError
 from tuner.launch import RequestSpec
 from tuner.metric import Metric
@@ -70,8 +71,13 @@ class Meter:
         if isinstance(arrival, ClosedLoop):
             result = await self._load().run(lambda send, idle: ClosedLoopPacer(arrival, send, idle))
         else:
-            result = await self._run_open(self._arrivals(arrival, None), self._load())
+            arrivals = self._arrivals(arrival, None)
+            limit = FailureLimit(self._expected(arrivals), self._plan.max_error_rate)
+            result = await self._run_open(arrivals, self._load(spectator=limit))
         measurement = summarise(result.records, self._plan)
+        if result.cut_short:
+            note = f"the load was ended after {result.records.ended_s:.1f} s, as too many requests had failed"
+            return replace(measurement, errors=(*measurement.errors, note))
         blame = generator_bound(
             by_window(result.records, self._plan, result.busy), closed_loop=isinstance(arrival, ClosedLoop)
         )
@@ -118,9 +124,7 @@ class Meter:
         plan = self._plan
         arrivals = self._arrivals(arrival, rate)
         # The lowest rate is measured to its end: if it fails, its numbers are the result.
-        spectator = (
-            HopelessProbe(plan, count_between(arrivals, plan.warmup_s, plan.load_s)) if rate > bracket.low else None
-        )
+        spectator = HopelessProbe(plan, self._expected(arrivals)) if rate > bracket.low else None
         load = self._load(f"probe {number} at {rate:.4g} rps", spectator)
         try:
             result = await self._run_open(arrivals, load)
@@ -168,6 +172,10 @@ class Meter:
 
     def _load(self, note: str = "", spectator: Spectator | None = None) -> Load:
         return Load(self._endpoint, self._magazine, self._plan, report=self._report, note=note, spectator=spectator)
+
+    def _expected(self, arrivals: Arrivals) -> int:
+        """How many requests are due inside the windows."""
+        return count_between(arrivals, self._plan.warmup_s, self._plan.load_s)
 
     async def _run_open(self, arrivals: Arrivals, load: Load) -> LoadResult:
         return await load.run(lambda send, idle: OpenLoopPacer(arrivals.times(), send, idle))
