@@ -33,6 +33,7 @@ from tuner.study.coherence import (
     check_prices,
     check_reported,
     check_searched_rate,
+    check_streamed,
 )
 from tuner.study.definition import AUTO, RANDOM, AdapterChoice, Budget, Override, SearchOptions, Study
 from tuner.study.faults import Faults, shown, split_message
@@ -92,6 +93,7 @@ class Assembly:
         check_objectives(objectives, slos, faults)
         arrival = sections.workload.arrival if self._has("workload") else None
         if arrival is not None:
+            check_streamed([*slos, *objectives], sections.workload.requests, faults)
             check_searched_rate(objectives, slos, arrival, faults)
         check_bounds(slos, arrival, sections.trial, faults)
         check_prices(devices, [*objectives, *slos], budget, faults)

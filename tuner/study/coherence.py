@@ -12,7 +12,7 @@ from tuner.slo import Slo
 from tuner.study.definition import Budget
 from tuner.study.faults import Faults, split_message
 from tuner.study.sections import TrialSection
-from tuner.study.traffic_sections import OpenLoopSection, RateRange
+from tuner.study.traffic_sections import OpenLoopSection, RateRange, RequestsSection
 from tuner.study.yaml_lines import Place
 
 _COSTS = frozenset({Metric.COST_PER_HOUR, Metric.COST_PER_MILLION_REQUESTS, Metric.COST_PER_MILLION_TOKENS})
@@ -45,6 +45,15 @@ def check_reported(placed: Iterable[Placed], reports: frozenset[Metric], engine:
     for entry in placed:
         for _, message in unreported([entry.ref], reported, engine):
             faults.add(entry.place, *split_message(message))
+
+
+def check_streamed(placed: Iterable[Placed], requests: RequestsSection, faults: Faults) -> None:
+    """Adds a fault for every bound and objective on first pieces, where answers arrive in one."""
+    if requests.template is not None and not requests.template.streamed:
+        for entry in placed:
+            if entry.ref.metric is Metric.TTFT:
+                problem = f"{entry.ref} needs answers that arrive in pieces."
+                faults.add(entry.place, problem, "Write streamed: true under workload.requests.template.")
 
 
 def check_objectives(objectives: list[Placed], slos: list[Placed], faults: Faults) -> None:

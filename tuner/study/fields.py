@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
@@ -47,18 +47,22 @@ def _quantity(dimension: Dimension) -> tuple[BeforeValidator, WithJsonSchema]:
         except UsageError as error:
             raise refused(str(error)) from None
 
-    units = sorted((re.escape(unit) for unit in unit_names(dimension) if unit), key=len, reverse=True)
-    unit = f"({'|'.join(units)})"
-    bare = "" in unit_names(dimension)
-    sign = r"\$?\s*" if any(unit.startswith("$") for unit in unit_names(dimension)) else ""
+    names = unit_names(dimension)
+    form = rf"{_NUMBER}\s*{_either(unit for unit in names if unit)}{'?' if '' in names else ''}"
+    if dollars := [unit[1:] for unit in names if unit.startswith("$")]:
+        form = rf"({form}|\$\s*{_NUMBER}{_either(dollars)})"
     schema: dict[str, Any] = {
         QUANTITY: dimension.value,
-        "type": ["string", "number"] if bare else "string",
-        "pattern": rf"^\s*{sign}{_NUMBER}\s*{unit}{'?' if bare else ''}\s*$",
-        "description": f"A quantity with its unit: {', '.join(unit for unit in unit_names(dimension) if unit)}.",
+        "type": ["string", "number"] if "" in names else "string",
+        "pattern": rf"^\s*{form}\s*$",
+        "description": f"A quantity with its unit: {', '.join(unit for unit in names if unit)}.",
         "examples": [example(dimension)],
     }
     return BeforeValidator(parse), WithJsonSchema(schema)
+
+
+def _either(texts: Iterable[str]) -> str:
+    return f"({'|'.join(re.escape(text) for text in sorted(texts, key=len, reverse=True))})"
 
 
 _TIME = _quantity(Dimension.TIME)

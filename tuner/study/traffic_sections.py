@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
 from tuner.study.fields import Count, RequestRate, Seconds, Section, Share, Text, UrlPath, choice, refused
 from tuner.workload import ArrivalProcess, LengthShape
@@ -144,6 +144,8 @@ class TemplateSection(Section):
 
 class RequestsSection(Section):
     """What requests ask for: exactly one of the keys."""
+
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1, "maxProperties": 1})
 
     tensors: TensorsSection | None = Field(
         default=None, description="Requests of a classic model.", examples=[{"dims": {"sequence": 32}}]

@@ -297,6 +297,16 @@ def test_a_searched_rate_needs_a_bound(load: Load) -> None:
     assert "slo: [p99(latency) <= 50 ms]" in faults[0]
 
 
+def test_first_pieces_need_a_streamed_answer(load: Load) -> None:
+    changes = (
+        ("engine: fake", "engine: {name: fake, streams_tokens: true}"),
+        ("p99(latency)", "p99(ttft)"),
+        ("{rate: 50 rps}", "{rate: 50 rps}\n  requests: {template: {path: /x}}"),
+    )
+    (fault,) = _faults(load, *changes)
+    assert "streamed: true" in fault
+
+
 def test_a_fault_in_one_entry_does_not_lead_to_others(load: Load) -> None:
     assert len(_faults(load, ("0.05 USD/h", "cheap"))) == 1
     assert len(_faults(load, ("p99(latency) <= 50 ms", "p99(latency)"), ("cost_per_million_requests", "goodput"))) == 1

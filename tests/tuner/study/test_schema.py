@@ -21,7 +21,7 @@ model: ./model.onnx
 engine: {name: fake, streams_tokens: true}
 devices:
   - {name: cpu-1, cpus: 1, memory: 2 GiB, price: 0.05 USD/h}
-  - {name: l4, kind: gpu, gpus: 1, gpu: L4, gpu_ids: ["0"], gpu_memory: 24 GiB, price: 0.8}
+  - {name: l4, kind: gpu, gpus: 1, gpu: L4, gpu_ids: ["0"], gpu_memory: 24 GiB, price: $0.8/h}
 workload:
   arrival: {process: gamma, cv: 2, rate: {low: 5 rps, high: 500 rps, resolution: 5%}}
   requests: {tensors: {dims: {sequence: [16, 32], width: 3}, rows: 1}}
@@ -76,6 +76,8 @@ def test_templates_have_no_errors(engine: str, schema: dict[str, Any]) -> None:
         ("low: 5 rps", "low: 5"),
         ("cpus: 1", "cpus: none"),
         ("rows: 1", "rows: 0"),
+        ("{tensors: {dims: {sequence: [16, 32], width: 3}, rows: 1}}", "{}"),
+        ("price: 0.05 USD/h", "price: $0.05"),
         ("p99(latency) <= 50 ms", "p99(latency)"),
         ("p99.9(latency)", "latency"),
         ("window: 500 ms", "window: 500"),
