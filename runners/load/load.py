@@ -27,7 +27,9 @@ from tuner.errors import GeneratorBoundError
 from tuner.trial import Phase, Progress, TrialPlan
 
 _TICK_S: Final = 0.02
-_PROGRESS_S: Final = 0.5
+PROGRESS_S: Final = 0.5
+"""Between two signs of life."""
+
 _LEAD_S: Final = 0.05
 _MAX_BEHIND_S: Final = 5.0
 """A generator this far behind does not catch up; more would only fill memory."""
@@ -117,7 +119,7 @@ class Load:
             self._client.expire(now_s)
             if len(usage) < len(boundaries) and now_s >= boundaries[len(usage)]:
                 usage.append((now_s, time.process_time()))
-            if now_s - reported_s >= _PROGRESS_S:
+            if now_s - reported_s >= PROGRESS_S:
                 reported_s = now_s
                 self._tell(now_s)
             behind_s = pacer.behind_s(now_s)

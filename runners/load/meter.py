@@ -11,10 +11,10 @@ from typing import Final
 
 from runners.load.arrivals import Arrivals, DrawnArrivals, TraceArrivals, count_between
 from runners.load.client import Client
-from runners.load.exchange import Exchange
+from runners.load.exchange import Exchange, Fate
 from runners.load.http_head import Endpoint
 from runners.load.lateness import by_window, generator_bound
-from runners.load.load import Load, LoadResult
+from runners.load.load import PROGRESS_S, Load, LoadResult
 from runners.load.measurement import summarise
 from runners.load.pacing import ClosedLoopPacer, OpenLoopPacer
 from runners.load.rate_probe import Verdict, judge
@@ -24,9 +24,10 @@ from runners.load.spectator import FailureLimit, HopelessProbe, Spectator
 from tuner.errors import GeneratorBoundError, UnavailableError
 from tuner.launch import RequestSpec
 from tuner.metric import Metric
-from tuner.trial import Estimate, Measurement, Progress, RateProbe, TrialPlan
+from tuner.trial import Estimate, Measurement, Phase, Progress, RateProbe, TrialPlan
 from tuner.workload import ClosedLoop, OpenLoop, RateBracket, TraceReplay
 
+_POLL_S: Final = 0.02
 _CONNECT_TRIES: Final = 5
 _CONNECT_PAUSE_S: Final = 0.2
 _CONNECT_TIMEOUT_S: Final = 3.0
@@ -151,22 +152,20 @@ class Meter:
 
         Servers work on for clients that have gone; the next probe must not find their queue.
         """
-        settled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def done(exchange: Exchange) -> None:
-            if not settled.done():
-                settled.set_result(None)
-
-        client = Client(self._endpoint, timeout_s=self._plan.request_timeout_s, on_settled=done)
+        client = Client(self._endpoint, timeout_s=self._plan.request_timeout_s, on_settled=lambda _: None)
         prepared, answer = self._magazine.take()
-        now_s = time.perf_counter()
-        exchange = Exchange(prepared, answer, now_s, now_s)
+        began_s = reported_s = time.perf_counter()
+        exchange = Exchange(prepared, answer, began_s, began_s)
         client.submit(exchange)
         try:
-            async with asyncio.timeout(self._plan.request_timeout_s):
-                await settled
-        except TimeoutError:
-            pass
+            while exchange.fate is Fate.OPEN:
+                await asyncio.sleep(_POLL_S)
+                now_s = time.perf_counter()
+                client.expire(now_s)
+                if now_s - reported_s >= PROGRESS_S:
+                    reported_s = now_s
+                    note = "waiting for the server's queue to empty"
+                    self._report(Progress(phase=Phase.WARMING_UP, elapsed_s=now_s - began_s, note=note))
         finally:
             await client.close()
 
