@@ -46,7 +46,7 @@ class ServingLimits:
         if not isinstance(shapes, TokenShapes):
             raise UsageError(
                 "vLLM serves language models, and the workload's requests carry no tokens. "
-                "Write input_tokens and output_tokens under workload.requests."
+                "Write workload.requests: {tokens: {input: 128, output: 64}}."
             )
         prompt, answer = _longest(workload, shapes)
         if prompt + answer > length:
