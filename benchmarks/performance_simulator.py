@@ -1,0 +1,239 @@
+"""Judges the simulator on real vLLM runs and beside Vidur's own outputs.
+
+    python benchmarks/performance_simulator.py ../shared/data
+
+The first part uses operator profiles taken on the same two machines as the runs (`llmservingsim`), the second
+Vidur's operator profiles and the requests that Vidur simulated (`vidur`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from tuner.performance.simulation.continuous import Requests, Scheduler, simulate
+from tuner.performance.simulation.step_tables import StepTables
+
+Array = NDArray[np.float64]
+LLAMA = {"layers": 32, "twice": ("layernorm",), "once": ("embedding", "final_layernorm")}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path)
+    arguments = parser.parse_args()
+    real(arguments.data / "llmservingsim")
+    beside_vidur(arguments.data)
+
+
+def real(folder: Path) -> None:
+    """Measured vLLM 0.19 runs."""
+    meta = json.loads((folder / "real_vllm_meta.json").read_text())
+    runs = pd.read_csv(folder / "real_vllm_requests.csv.gz")
+    cache = {"RTX4090/Llama-3.1-8B": 2588}
+    for (hardware, model), rows in runs.groupby(["hardware", "model"]):
+        settings = meta[f"{hardware}/{model}"]["engine_kwargs"]
+        tables = profile_tables(folder, str(hardware), str(model))
+        if tables is None:
+            print(f"{hardware} {model}: experts' operator profile has no dense part, skipped")
+            continue
+        rows = rows.sort_values("queued_s")
+        requests = Requests(
+            arrival_s=rows.queued_s.to_numpy(float),
+            input_tokens=rows.input_tokens.to_numpy(np.int64),
+            output_tokens=rows.output_tokens.to_numpy(np.int64),
+        )
+        blocks = cache.get(f"{hardware}/{model}") or 30_000
+        scheduler = Scheduler(
+            max_num_seqs=settings["max_num_seqs"],
+            max_num_batched_tokens=settings["max_num_batched_tokens"],
+            blocks=blocks,
+        )
+        replicas = settings["data_parallel_size"]
+        parts = [np.arange(rank, len(rows), replicas) for rank in range(replicas)]
+        served = [simulate(part_of(requests, part), scheduler, tables) for part in parts]
+        order = np.argsort(np.concatenate(parts))
+        compare(
+            f"{hardware} {model}",
+            requests,
+            np.concatenate([part.first_token_s for part in served])[order],
+            np.concatenate([part.finished_s for part in served])[order],
+            (rows.first_token_s - rows.queued_s).to_numpy(float),
+            ((rows.last_token_s - rows.first_token_s) / (rows.output_tokens - 1)).to_numpy(float),
+            float(rows.last_token_s.max()),
+        )
+
+
+def part_of(requests: Requests, places: NDArray[np.int64]) -> Requests:
+    return Requests(
+        arrival_s=requests.arrival_s[places],
+        input_tokens=requests.input_tokens[places],
+        output_tokens=requests.output_tokens[places],
+    )
+
+
+def profile_tables(folder: Path, hardware: str, model: str) -> StepTables | None:
+    """Step tables from profiles taken inside vLLM."""
+    dense = pd.read_csv(folder / "v1_dense.csv.gz")
+    dense = dense[(dense.hardware == hardware) & dense.model.str.endswith(model) & (dense.tp == 1)]
+    wide = dense.pivot_table(index="tokens", columns="layer", values="time_us")
+    layers = 48 if "30B" in model else 32
+    each = sum(wide[name] * (2 if name == "layernorm" else 1) for name in wide if name not in LLAMA["once"])
+    tokens = wide.index.to_numpy(float)
+    token_us = (each * layers + sum(wide[name] for name in LLAMA["once"])).to_numpy(float)
+    if "30B" in model:
+        experts = pd.read_csv(folder / "v1_moe.csv.gz")
+        token_us = token_us + layers * expert_us(experts, tokens)
+    last = pd.read_csv(folder / "v1_per_sequence.csv.gz")
+    last = last[(last.hardware == hardware) & last.model.str.endswith(model) & (last.tp == 1)]
+    sampled = last.groupby("sequences").time_us.sum()
+    attention = pd.read_csv(folder / "v1_attention.csv.gz")
+    attention = attention[(attention.hardware == hardware) & attention.model.str.endswith(model) & (attention.tp == 1)]
+    batches, contexts, decode = plane(attention[attention.prefill_chunk == 0], "n_decode", "kv_decode")
+    chunks, cached, prefill = plane(attention[attention.n_decode == 0], "prefill_chunk", "kv_prefill")
+    beside = attention[(attention.prefill_chunk == 512) & (attention.kv_prefill == 0) & (attention.n_decode > 0)]
+    alone = attention[(attention.prefill_chunk == 512) & (attention.kv_prefill == 0) & (attention.n_decode == 0)]
+    b, c, mixed = plane(beside.assign(time_us=beside.time_us - float(alone.time_us.iloc[0])), "n_decode", "kv_decode")
+    along = np.array([np.interp(contexts, c, line) for line in mixed])
+    mixed = np.maximum(decode, np.array([np.interp(batches, b, column) for column in along.T]).T)
+    return StepTables(
+        tokens=tokens,
+        token_s=token_us * 1e-6,
+        sequences=sampled.index.to_numpy(float),
+        sequence_s=sampled.to_numpy(float) * 1e-6,
+        batches=batches,
+        contexts=contexts,
+        decode_s=decode * layers * 1e-6,
+        mixed_decode_s=mixed * layers * 1e-6,
+        chunks=chunks,
+        cached=cached,
+        prefill_s=prefill * layers * 1e-6,
+        host_s=0.0,
+        host_per_sequence_s=0.0,
+        overlapped=True,
+    )
+
+
+def expert_us(experts: pd.DataFrame, tokens: Array) -> Array:
+    """One of two GPUs that share 128 experts, with as many tokens from its neighbour; 8 experts each."""
+    touched = 64 * (1 - (1 - 8 / 128) ** (2 * tokens))
+    grid = experts.groupby(["tokens", "activated_experts"]).time_us.mean().unstack().sort_index()
+    rows = np.array([np.interp(touched, line.dropna().index, line.dropna()) for _, line in grid.iterrows()])
+    known = grid.index.to_numpy(float)
+    return np.array([np.interp(t, known, rows[:, place]) for place, t in enumerate(tokens)])
+
+
+def plane(rows: pd.DataFrame, first: str, second: str) -> tuple[Array, Array, Array]:
+    grid = rows[rows[first] > 0].pivot_table(index=first, columns=second, values="time_us")
+    values = grid.to_numpy(float).copy()
+    sizes = grid.index.to_numpy(float)
+    for column in range(values.shape[1]):  # what did not fit in memory goes on in proportion to the batch
+        known = np.flatnonzero(~np.isnan(values[:, column]))
+        if known.size:
+            values[:, column] = np.interp(sizes, sizes[known], values[known, column])
+            beyond = sizes > sizes[known[-1]]
+            values[beyond, column] = values[known[-1], column] * sizes[beyond] / sizes[known[-1]]
+    kept = ~np.isnan(values).any(axis=0)
+    return sizes, grid.columns.to_numpy(float)[kept], values[:, kept]
+
+
+def beside_vidur(data: Path) -> None:
+    """Vidur 7d47513 on its own profiles, Llama-2-7b on one A100."""
+    runs = pd.read_csv(data / "vidur" / "vidur_reference_runs.csv.gz")
+    for (model, profile, scheduler, qps), rows in runs.groupby(["model", "attn_profile", "scheduler", "qps"]):
+        tables = vidur_tables(data, str(model), str(profile))
+        rows = rows.sort_values("arrival_s")
+        requests = Requests(
+            arrival_s=rows.arrival_s.to_numpy(float),
+            input_tokens=rows.input_tokens.to_numpy(np.int64),
+            output_tokens=rows.output_tokens.to_numpy(np.int64),
+        )
+        settings = Scheduler(
+            max_num_seqs=128,
+            max_num_batched_tokens=4096 if scheduler == "vllm" else 512,
+            blocks=7600 if "7b" in str(model) else 3200,  # 0.9 x 80 GiB less weights, as Vidur plans memory
+            prefill_first=scheduler == "vllm",
+            watermark=0.01,
+        )
+        served = simulate(requests, settings, tables)
+        tpot = (rows.e2e_s - rows.ttft_s) / np.maximum(rows.output_tokens - 1, 1)
+        compare(
+            f"{model} {profile} {scheduler} {qps}",
+            requests,
+            served.first_token_s,
+            served.finished_s,
+            rows.ttft_s.to_numpy(float),
+            tpot.to_numpy(float),
+            float((rows.arrival_s + rows.e2e_s).max()),
+        )
+
+
+def vidur_tables(data: Path, model: str, profile: str) -> StepTables:
+    """Vidur sums per-layer operators; it leaves out the embedding, the output layer and its sampling."""
+    small = "7b" in model
+    layers, name, tp = (32, "meta-llama/Llama-2-7b-hf", 1) if small else (80, "meta-llama/Llama-2-70b-hf", 2)
+    dense = pd.read_csv(data / "vidur" / "mlp.csv.gz")
+    dense = dense[(dense.device == "a100") & (dense.model == name) & (dense.tp == tp) & (dense.op != "emb")]
+    wide = dense.pivot_table(index="num_tokens", columns="op", values="median_ms")
+    total = wide.sum(axis=1) + wide.get("add", 0.0)
+    tokens, token_ms = wide.index.to_numpy(float), total.to_numpy(float)
+    attention = pd.read_csv(data / ("vidur_forks" if small else "vidur") / "attention.csv.gz", low_memory=False)
+    if small:
+        attention = attention[(attention.device == "a800") & (attention.model == name) & (attention.tp == 1)]
+    if not small:
+        reduce = pd.read_csv(data / "vidur" / "all_reduce.csv.gz")
+        reduce = reduce[
+            (reduce.network_device == "a100_dgx") & (reduce.num_workers == 2) & (reduce.devices_per_node == 2)
+        ]
+        lines = reduce.groupby("size_bytes").median_ms.median()
+        token_ms = token_ms + 2 * 0.02  # what Vidur adds to launch each sum
+        token_ms = token_ms + 2 * np.interp(tokens * 8192 * 2, lines.index.to_numpy(float), lines.to_numpy(float))
+    for op in (
+        "attn_input_reshape",
+        "attn_output_reshape",
+        *(("attn_kv_cache_save",) if profile == "with_kv_save" else ()),
+    ):
+        part = attention[attention.op == op]
+        count = np.where(part.is_prefill, part.prefill_chunk_size * part.batch_size, part.batch_size)
+        line = part.median_ms.groupby(count).median()
+        token_ms = token_ms + np.interp(tokens, line.index.to_numpy(float), line.to_numpy(float))
+    decode = attention[(attention.op == "attn_decode") & ~attention.is_prefill].rename(columns={"median_ms": "time_us"})
+    prefill = attention[(attention.op == "attn_prefill") & attention.is_prefill].rename(
+        columns={"median_ms": "time_us"}
+    )
+    batches, contexts, decode_ms = plane(decode, "batch_size", "kv_cache_size")
+    chunks, cached, prefill_ms = plane(prefill, "prefill_chunk_size", "kv_cache_size")
+    if len(cached) == 1:
+        cached, prefill_ms = np.array([0.0, 4096.0]), np.repeat(prefill_ms, 2, axis=1)
+    return StepTables(
+        tokens=tokens, token_s=token_ms * layers * 1e-3, sequences=np.array([1.0, 2.0]), sequence_s=np.zeros(2),
+        batches=batches, contexts=contexts, decode_s=decode_ms * layers * 1e-3,
+        mixed_decode_s=decode_ms * layers * 1e-3, chunks=chunks, cached=cached,
+        prefill_s=prefill_ms * layers * 1e-3, host_s=0.0, host_per_sequence_s=0.0, overlapped=True,
+    )  # fmt: skip
+
+
+def compare(
+    title: str, requests: Requests, first: Array, finished: Array, ttft: Array, tpot: Array, end_s: float
+) -> None:
+    own_ttft = first - requests.arrival_s
+    several = requests.output_tokens > 1
+    own_tpot = (finished - first)[several] / (requests.output_tokens[several] - 1)
+    figures = {
+        "throughput": (requests.arrival_s.size / np.nanmax(finished), ttft.size / end_s),
+        "TTFT p50": (np.nanmedian(own_ttft), np.median(ttft)),
+        "TTFT p99": (np.nanquantile(own_ttft, 0.99), np.quantile(ttft, 0.99)),
+        "TPOT p50": (np.nanmedian(own_tpot), np.median(tpot[several])),
+        "TPOT p99": (np.nanquantile(own_tpot, 0.99), np.quantile(tpot[several], 0.99)),
+    }
+    shown = [f"{name} {own:.4g}/{truth:.4g} ({own / truth - 1:+.1%})" for name, (own, truth) in figures.items()]
+    print(f"{title:44}", "  ".join(shown))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,191 @@
+"""Predictions: laws of the closed form, tables, memory rule, calibration and the batch file."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from profilers.huggingface.fields import Fields
+from profilers.huggingface.reader import read_config
+from profilers.shipped import folder
+from search_spaces.device_catalogue import catalogue
+from tuner.errors import ModelError, StudyFileError, UsageError
+from tuner.model_graph import ModelGraph
+from tuner.performance.batch_file import PREDICTED, predict_rows, read_rows, write_rows
+from tuner.performance.calibration import TPOT, adjusted
+from tuner.performance.corrections import shipped
+from tuner.performance.grid import LogGrid
+from tuner.performance.memory import memory_need
+from tuner.performance.operator_table import OperatorTable
+from tuner.performance.prediction import Predictor
+from tuner.performance.serving_row import ServingRow, read_row
+from tuner.performance.table_choice import tables_for
+from tuner.performance.table_file import read_table
+from tuner.step import NumberFormat, Shard
+
+LLAMA = {
+    "model_type": "llama", "vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336,
+    "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 131072,
+}  # fmt: skip
+ROW = {
+    "model_path": "meta/llama", "system": "h100_sxm", "backend": "vllm", "backend_version": "0.15.0", "mode": "agg",
+    "isl": "1024", "osl": "512", "batch_size": "16", "tp_size": "1", "precision": "", "source": "",
+}  # fmt: skip
+
+
+def model(name: str, weights: NumberFormat | None) -> ModelGraph:
+    if name != "meta/llama":
+        raise ModelError(f"{name} has no config.json. Add one.")
+    return read_config(Fields(LLAMA, name), name, weights)
+
+
+@functools.cache
+def shared_predictor() -> Predictor:
+    return Predictor(model, tables_for(catalogue(), folder()), shipped())
+
+
+@functools.cache
+def shared_table() -> OperatorTable:
+    return OperatorTable(catalogue()["h100_sxm"], folder() / "h100_sxm")
+
+
+@pytest.fixture
+def predictor() -> Predictor:
+    return shared_predictor()
+
+
+def test_a_grid_returns_what_it_was_given() -> None:
+    axes = [np.array([1.0, 4.0, 64.0]), np.array([2.0, 32.0])]
+    values = np.arange(6.0).reshape(3, 2)
+    grid = LogGrid(axes, values)
+    assert np.allclose(grid([1, 4, 64], [2, 2, 32]), [0, 2, 5])
+    assert grid(2.0, 2.0) == pytest.approx(1.0)
+    assert grid(1e9, 1e9) == pytest.approx(5.0)
+
+
+@settings(max_examples=50, deadline=None)
+@given(n=st.integers(64, 30_000), k=st.integers(64, 30_000), m=st.integers(1, 60_000))
+def test_products_are_never_faster_than_their_roofline_by_much(n: int, k: int, m: int) -> None:
+    table = shared_table()
+    seconds = float(table.matmul_s(NumberFormat.BF16, n, k, m))
+    compute = 2.0 * n * k * m / table.hardware.peak_flops_per_s(NumberFormat.BF16)
+    assert seconds > 0.9 * compute
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    batch=st.integers(1, 256), isl=st.integers(64, 16_000), osl=st.integers(2, 4000), tp=st.sampled_from([1, 2, 4, 8])
+)
+def test_predictions_are_positive_and_inside_their_intervals(batch: int, isl: int, osl: int, tp: int) -> None:
+    found = shared_predictor().predict(
+        [read_row({**ROW, "batch_size": str(batch), "isl": str(isl), "osl": str(osl), "tp_size": str(tp)})]
+    )[0]
+    assert found.tpot_s is not None
+    assert found.tpot_interval_s is not None
+    assert 0 < found.tpot_interval_s[0] <= found.tpot_s <= found.tpot_interval_s[1]
+
+
+def test_more_sequences_never_make_a_token_faster(predictor: Predictor) -> None:
+    rows = [read_row({**ROW, "batch_size": str(batch)}) for batch in (1, 4, 16, 64, 128)]
+    tpot = [found.tpot_s for found in predictor.predict(rows)]
+    assert tpot == sorted(tpot, key=lambda value: value or 0.0)
+
+
+def test_a_device_without_tables_borrows_and_says_so(predictor: Predictor) -> None:
+    own, borrowed = predictor.predict([read_row(ROW), read_row({**ROW, "system": "mi300x"})])
+    assert own.origin == "predicted"
+    assert "scaled from" in borrowed.origin
+    assert own.tpot_s is not None
+    assert borrowed.tpot_s is not None
+    assert own.tpot_interval_s is not None
+    assert borrowed.tpot_interval_s is not None
+    assert borrowed.tpot_interval_s[1] / borrowed.tpot_s > own.tpot_interval_s[1] / own.tpot_s
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"system": "abacus"}, "not in the catalogue"),
+        ({"model_path": "no/where"}, "has no config.json"),
+        ({"tp_size": "3"}, "not shared evenly by 3"),
+        ({"isl": "-5"}, "isl is -5"),
+        ({"osl": "inf"}, "not finite"),
+        ({"isl": "abc"}, "no number"),
+        ({"backend": "tensorflow"}, "No measured run taught"),
+        ({"isl": "200000"}, "exceed the model's 131072"),
+        ({"gemm_quant_mode": "fp3"}, "not known"),
+    ],
+)
+def test_what_cannot_be_predicted_is_declined_with_its_reason(
+    predictor: Predictor, change: dict[str, str], reason: str
+) -> None:
+    found = predict_rows(predictor, [{**ROW, **change}])[0]
+    assert found.tpot_s is None
+    assert reason in found.reason
+
+
+def test_the_batch_file_keeps_its_rows_and_adds_columns(predictor: Predictor, tmp_path: Path) -> None:
+    source, target = tmp_path / "rows.csv", tmp_path / "out.csv.gz"
+    with source.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(ROW))
+        writer.writeheader()
+        writer.writerows([ROW, {**ROW, "system": "abacus"}])
+    names, rows = read_rows(source)
+    write_rows(target, names, rows, predict_rows(predictor, rows))
+    again, written = read_rows(target)
+    assert again == [*ROW, *PREDICTED]
+    assert float(written[0]["predicted_tpot_ms"]) > 0
+    assert written[1]["origin"] == "declined"
+
+
+def test_a_file_without_needed_columns_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(UsageError, match="no column model_path, system"):
+        read_rows(tmp_path / "rows.csv")
+
+
+def test_measured_rows_pull_predictions_towards_them(predictor: Predictor) -> None:
+    plain = predict_rows(predictor, [ROW])[0]
+    assert plain.tpot_s is not None
+    measured = {**ROW, "silicon_tpot_ms": str(plain.tpot_s * 1.3e3), "silicon_ttft_ms": "100"}
+    calibrated = predict_rows(predictor, [ROW], [measured])[0]
+    assert calibrated.tpot_s is not None
+    assert plain.tpot_s < calibrated.tpot_s < plain.tpot_s * 1.3
+    assert "calibrated" in calibrated.origin
+
+
+@given(error=st.floats(-0.5, 0.5))
+def test_runs_of_other_models_change_nothing(error: float) -> None:
+    row = read_row(ROW)
+    other = read_row({**ROW, "model_path": "another"})
+    assert isinstance(row, ServingRow)
+    adjustment = adjusted([row], [other], np.array([error]), TPOT)
+    assert adjustment.factor[0] == 1.0
+    assert adjustment.narrowing[0] == 1.0
+
+
+def test_the_memory_rule_refuses_what_cannot_fit() -> None:
+    graph = model("meta/llama", None)
+    assert "exceed" in str(memory_need(graph, Shard(), 16e9, 1024).refusal)
+    assert memory_need(graph, Shard(), 24e9, 1024).refusal is None
+    assert memory_need(graph, Shard.tensor_parallel(2), 16e9, 1024).refusal is None
+
+
+def test_a_foreign_table_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "gemm.parquet").write_bytes(b"nothing")
+    with pytest.raises(UsageError, match="is damaged"):
+        read_table(tmp_path / "gemm.parquet")
+
+
+def test_a_wrong_catalogue_is_refused_with_every_fault(tmp_path: Path) -> None:
+    path = tmp_path / "devices.yaml"
+    path.write_text(json.dumps({"devices": {"x": {"memory": -1, "bandwidth": 1, "flops": {"bf16": 1}, "link": 1}}}))
+    with pytest.raises(StudyFileError, match="2 faults"):
+        catalogue(path)

@@ -1,0 +1,184 @@
+"""Laws of the serving simulator, and numbers one can check by eye."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tuner.errors import UsageError
+from tuner.performance.simulation.continuous import Requests, Scheduler, simulate
+from tuner.performance.simulation.disaggregated import Pool, simulate_disaggregated
+from tuner.performance.simulation.dynamic import DynamicBatching, simulate_dynamic
+from tuner.performance.simulation.step_tables import StepTables
+
+
+def tables(token_s: float = 0.0001, step_s: float = 0.01) -> StepTables:
+    """A step takes `step_s` and `token_s` for every token; attention costs nothing."""
+    two = np.array([1.0, 2.0])
+    return StepTables(
+        tokens=np.array([1.0, 100_000.0]),
+        token_s=np.array([step_s + token_s, step_s + 100_000 * token_s]),
+        sequences=two,
+        sequence_s=np.zeros(2),
+        batches=two,
+        contexts=two,
+        decode_s=np.zeros((2, 2)),
+        mixed_decode_s=np.zeros((2, 2)),
+        chunks=two,
+        cached=two,
+        prefill_s=np.zeros((2, 2)),
+        host_s=0.0,
+        host_per_sequence_s=0.0,
+        overlapped=True,
+    )
+
+
+def requests(arrivals: list[float], inputs: list[int], outputs: list[int]) -> Requests:
+    return Requests(
+        arrival_s=np.array(sorted(arrivals), dtype=np.float64),
+        input_tokens=np.array(inputs, dtype=np.int64),
+        output_tokens=np.array(outputs, dtype=np.int64),
+    )
+
+
+@st.composite
+def traces(draw: st.DrawFn) -> Requests:
+    count = draw(st.integers(1, 40))
+    rng = np.random.default_rng(draw(st.integers(0, 2**31)))
+    arrivals = np.cumsum(rng.exponential(draw(st.sampled_from([0.001, 0.05, 1.0])), count))
+    return requests(
+        list(arrivals), list(rng.integers(1, 300, count)), list(rng.integers(1, draw(st.sampled_from([2, 60])), count))
+    )
+
+
+@st.composite
+def schedulers(draw: st.DrawFn) -> Scheduler:
+    return Scheduler(
+        max_num_seqs=draw(st.integers(1, 32)),
+        max_num_batched_tokens=draw(st.sampled_from([32, 64, 512, 4096])),
+        blocks=draw(st.integers(2, 200)),
+        block_size=draw(st.sampled_from([1, 16])),
+        shared_prefix_tokens=draw(st.sampled_from([0, 32])),
+        prefill_first=draw(st.booleans()),
+        reserve_input=draw(st.booleans()),
+    )
+
+
+@settings(max_examples=150, deadline=None)
+@given(traces(), schedulers())
+def test_every_request_is_served_once_or_refused(trace: Requests, scheduler: Scheduler) -> None:
+    served = simulate(trace, scheduler, tables())
+    done = np.isfinite(served.finished_s)
+    assert done.sum() + served.refused == trace.arrival_s.size
+    assert np.all(served.scheduled_s[done] >= trace.arrival_s[done])
+    assert np.all(served.first_token_s[done] > served.scheduled_s[done])
+    assert np.all(served.finished_s[done] >= served.first_token_s[done])
+
+
+@settings(max_examples=60, deadline=None)
+@given(traces(), schedulers())
+def test_what_can_never_fit_is_all_that_is_refused(trace: Requests, scheduler: Scheduler) -> None:
+    served = simulate(trace, scheduler, tables())
+    needed = -(-(trace.input_tokens + trace.output_tokens) // scheduler.block_size)
+    assert np.array_equal(~np.isfinite(served.finished_s), needed > scheduler.blocks)
+
+
+@settings(max_examples=40, deadline=None)
+@given(traces())
+def test_faster_steps_never_finish_later(trace: Requests) -> None:
+    roomy = Scheduler(blocks=100_000, max_num_seqs=64)
+    slow = simulate(trace, roomy, tables())
+    fast = simulate(trace, roomy, tables(token_s=0.00005, step_s=0.005))
+    assert fast.finished_s.max() <= slow.finished_s.max() + 1e-9
+
+
+def test_one_request_by_eye() -> None:
+    served = simulate(requests([1.0], [100], [11]), Scheduler(blocks=100), tables())
+    # prompt: 10 ms + 100 x 0.1 ms; ten more tokens: 10.1 ms each
+    assert served.first_token_s[0] == pytest.approx(1.020)
+    assert served.finished_s[0] == pytest.approx(1.020 + 10 * 0.0101)
+
+
+def test_a_long_prompt_is_computed_in_chunks_beside_decoding() -> None:
+    trace = requests([0.0, 0.05], [10, 250], [100, 1])
+    served = simulate(trace, Scheduler(blocks=1000, max_num_batched_tokens=101), tables())
+    # three chunks of at most 100 tokens, one token of the first request in each of those steps
+    start = served.scheduled_s[1]
+    assert served.first_token_s[1] - start == pytest.approx(3 * 0.01 + (250 + 3) * 0.0001)
+
+
+def test_the_last_to_come_is_thrown_out_when_blocks_run_out() -> None:
+    trace = requests([0.0, 0.0], [16, 16], [40, 40])
+    served = simulate(trace, Scheduler(blocks=5, block_size=16), tables())
+    assert served.preemptions.tolist()[0] == 0
+    assert served.preemptions[1] >= 1
+    assert np.isfinite(served.finished_s).all()
+
+
+def test_a_shared_prefix_is_computed_once() -> None:
+    trace = requests([0.0, 1.0], [1000, 1000], [2, 2])
+    apart = simulate(trace, Scheduler(blocks=1000), tables())
+    shared = simulate(trace, Scheduler(blocks=1000, shared_prefix_tokens=960), tables())
+    assert shared.first_token_s[0] == apart.first_token_s[0]
+    assert shared.first_token_s[1] - 1.0 == pytest.approx(0.01 + 40 * 0.0001)
+
+
+def test_whole_prompts_hold_up_decoding_when_they_go_first() -> None:
+    trace = requests([0.0, 0.05], [10, 2000], [100, 1])
+    both = simulate(trace, Scheduler(blocks=1000, max_num_batched_tokens=256), tables())
+    first = simulate(trace, Scheduler(blocks=1000, max_num_batched_tokens=4096, prefill_first=True), tables())
+    assert first.first_token_s[1] < both.first_token_s[1]
+
+
+def test_disaggregated_prompts_never_slow_decoding() -> None:
+    trace = requests([0.0, 0.05, 0.06], [10, 2000, 2000], [50, 50, 50])
+    pool = Pool(replicas=1, scheduler=Scheduler(blocks=10_000), tables=tables())
+    served = simulate_disaggregated(trace, pool, pool, transfer_s_per_token=1e-6)
+    tpot = (served.finished_s - served.first_token_s) / (trace.output_tokens - 1)
+    assert np.isfinite(tpot).all()
+    assert tpot.max() < 0.0104 * 1.1
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    count=st.integers(1, 200),
+    largest=st.integers(1, 16),
+    delay=st.sampled_from([0.0, 0.001, 0.1]),
+    instances=st.integers(1, 3),
+)
+def test_dynamic_batches_keep_order_and_size(seed: int, count: int, largest: int, delay: float, instances: int) -> None:
+    rng = np.random.default_rng(seed)
+    arrival = np.cumsum(rng.exponential(0.003, count))
+    service = 0.005 + 0.001 * np.arange(1, largest + 1)
+    served = simulate_dynamic(
+        arrival, DynamicBatching(max_batch_size=largest, max_queue_delay_s=delay, instances=instances), service
+    )
+    assert served.batch_sizes.min() >= 1
+    assert served.batch_sizes.max() <= largest
+    assert np.all(served.started_s >= arrival - 1e-12)
+    assert np.all(np.diff(served.started_s) >= -1e-12)
+    assert np.all(served.finished_s > served.started_s)
+
+
+def test_a_lone_request_waits_for_its_delay() -> None:
+    settings_ = DynamicBatching(max_batch_size=8, max_queue_delay_s=0.050)
+    served = simulate_dynamic(np.array([1.0, 10.0]), settings_, np.full(8, 0.010))
+    assert served.finished_s[0] == pytest.approx(1.060)
+
+
+def test_a_full_batch_leaves_at_once() -> None:
+    settings_ = DynamicBatching(max_batch_size=2, max_queue_delay_s=1.0)
+    served = simulate_dynamic(np.array([1.0, 1.001, 5.0]), settings_, np.full(2, 0.010))
+    assert served.finished_s[0] == pytest.approx(1.011)
+
+
+def test_impossible_settings_are_refused() -> None:
+    with pytest.raises(UsageError, match="max_num_seqs is 0"):
+        Scheduler(blocks=1, max_num_seqs=0)
+    with pytest.raises(UsageError, match="do not ascend"):
+        simulate_dynamic(np.array([2.0, 1.0]), DynamicBatching(max_batch_size=1), np.ones(1))
+    with pytest.raises(UsageError, match="of no tokens"):
+        requests([0.0], [0], [1])

@@ -1,0 +1,168 @@
+"""`tune simulate`: one configuration of an engine under a trace of requests, request by request."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+
+from tuner.cli.performance_inputs import installed, reader
+from tuner.errors import TraceError, UnknownNameError, UsageError
+from tuner.hardware import Hardware
+from tuner.performance.corrections import Engine, shipped
+from tuner.performance.simulation.continuous import Requests, Served, simulate
+from tuner.performance.simulation.engine_settings import read_settings
+from tuner.performance.simulation.step_tables import StepTables
+from tuner.performance.step_time import StepTime
+from tuner.performance.table_choice import tables_for
+
+_COLUMNS = ("arrival_s", "input_tokens", "output_tokens")
+
+
+def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the command."""
+    parser = subparsers.add_parser(
+        "simulate",
+        help="TTFT, TPOT and e2e of every request of a trace, simulated",
+        description="Simulates continuous batching iteration by iteration; nothing is started.",
+        epilog=(
+            "example: tune simulate --requests trace.csv --model models/Qwen--Qwen3-8B --device h100_sxm "
+            "--set max_num_seqs=64 --out per_request.csv"
+        ),
+    )
+    parser.add_argument("--requests", type=Path, required=True, metavar="CSV", help=f"columns {', '.join(_COLUMNS)}")
+    parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="holds a config.json")
+    parser.add_argument("--device", required=True, help="a device of the catalogue, for example h100_sxm")
+    parser.add_argument("--engine", default="vllm", help="vllm, sglang or trtllm (default: vllm)")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="an engine setting")
+    parser.add_argument("--out", type=Path, required=True, metavar="CSV", help="one row per request")
+    parser.add_argument("--devices", type=Path, metavar="FILE.yaml", help="your own device catalogue")
+    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the command."""
+    settings = dict(_setting(text) for text in arguments.set)
+    requests = read_requests(arguments.requests)
+    catalogue = cast(Callable[[Path | None], Mapping[str, Hardware]], installed("tuner.device_catalogues", "shipped"))(
+        arguments.devices
+    )
+    if arguments.device not in catalogue:
+        raise UnknownNameError("device", arguments.device, catalogue)
+    hardware = catalogue[arguments.device]
+    graph = reader().read(arguments.model)
+    engine = Engine.named(arguments.engine)
+    known = read_settings(settings, graph, hardware)
+    folder = cast(Callable[[], Path], installed("tuner.operator_tables", "shipped"))()
+    step = StepTime(graph, tables_for(catalogue, folder)[arguments.device], known.shard, known.cache)
+    longest = int((requests.input_tokens + requests.output_tokens).max())
+    tables = StepTables.of(
+        step, shipped().corrections, engine, True, known.scheduler.max_num_batched_tokens, max(longest, 64)
+    )
+    served = simulate(requests, known.scheduler, tables)
+    write_requests(arguments.out, requests, served)
+    summary = summarize(requests, served)
+    if arguments.json:
+        print(json.dumps(summary, indent=2))
+    else:
+        for name, value in summary.items():
+            print(f"{name:24} {value:.6g}")
+    return 0
+
+
+def read_requests(path: Path) -> Requests:
+    """A trace, sorted by arrival.
+
+    Raises:
+        TraceError: a column is missing or a row is no request; the first bad row is named.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise TraceError(f"{path} cannot be read as CSV: {error}.") from error
+    if not rows:
+        raise TraceError(f"{path} holds no requests.")
+    missing = [name for name in _COLUMNS if name not in rows[0]]
+    if missing:
+        raise TraceError(f"{path} has no column {', '.join(missing)}. Write {', '.join(_COLUMNS)}.")
+    values = np.zeros((len(rows), 3))
+    for place, row in enumerate(rows):
+        try:
+            values[place] = [float(row[name]) for name in _COLUMNS]
+        except (TypeError, ValueError):
+            raise TraceError(f"{path}, line {place + 2}: {dict(row)} is no request. Write three numbers.") from None
+    values = values[np.argsort(values[:, 0], kind="stable")]
+    return Requests(
+        arrival_s=values[:, 0],
+        input_tokens=values[:, 1].astype(np.int64),
+        output_tokens=values[:, 2].astype(np.int64),
+    )
+
+
+def write_requests(path: Path, requests: Requests, served: Served) -> None:
+    """One row per request, in order of arrival; empty where a request could never be served."""
+    ttft = served.first_token_s - requests.arrival_s
+    e2e = served.finished_s - requests.arrival_s
+    gaps = requests.output_tokens - 1
+    try:
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow([*_COLUMNS, "ttft_s", "tpot_s", "e2e_s", "preemptions"])
+            for place in range(requests.arrival_s.size):
+                tpot = (e2e[place] - ttft[place]) / gaps[place] if gaps[place] > 0 else np.nan
+                writer.writerow(
+                    [
+                        f"{requests.arrival_s[place]:.6f}",
+                        requests.input_tokens[place],
+                        requests.output_tokens[place],
+                        *("" if np.isnan(value) else f"{value:.6g}" for value in (ttft[place], tpot, e2e[place])),
+                        served.preemptions[place],
+                    ]
+                )
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}.") from error
+
+
+def summarize(requests: Requests, served: Served) -> dict[str, float]:
+    """Throughput and percentiles; times in s."""
+    done = np.isfinite(served.finished_s)
+    if not done.any():
+        return {"requests": float(done.size), "refused": float(served.refused)}
+    ttft = (served.first_token_s - requests.arrival_s)[done]
+    several = done & (requests.output_tokens > 1)
+    tpot = (served.finished_s - served.first_token_s)[several] / (requests.output_tokens[several] - 1)
+    span = float(served.finished_s[done].max() - requests.arrival_s[0])
+    summary = {
+        "requests": float(done.size),
+        "refused": float(served.refused),
+        "preemptions": float(served.preemptions.sum()),
+        "throughput_rps": float(done.sum() / span),
+        "output_tokens_per_s": float(requests.output_tokens[done].sum() / span),
+    }
+    for name, values in (("ttft_s", ttft), ("tpot_s", tpot)):
+        if values.size:
+            summary[f"mean({name})"] = float(values.mean())
+            for percentile in (50, 90, 99):
+                summary[f"p{percentile}({name})"] = float(np.percentile(values, percentile))
+    return summary
+
+
+def _setting(text: str) -> tuple[str, str]:
+    name, sign, value = text.partition("=")
+    if not sign or not name.strip():
+        raise UsageError(f"--set {text!r} sets nothing. Write --set max_num_seqs=64.")
+    return name.strip(), value.strip()
+
+
+if __name__ == "__main__":
+    from tuner.cli.performance_inputs import alone
+
+    sys.exit(alone(add))

@@ -1,0 +1,99 @@
+"""Step times as small tables, so that compiled code can look them up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tuner.performance.corrections import Corrections, Engine
+from tuner.performance.grid import Array
+from tuner.performance.steady_state import prompt_s
+from tuner.performance.step_time import StepLoads, StepTime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepTables:
+    """What a step costs, in s, as the sum of what it holds.
+
+    Attributes:
+        tokens, token_s: all layers' dense work by number of tokens in the step.
+        sequences, sequence_s: output layer and sampling by number of sequences.
+        batches, contexts, decode_s: attention of decoding, shape (batches, contexts), by sequences and mean context.
+        mixed_decode_s: the same in a step that also computes prompts; kernels that serve both are slower at it.
+        chunks, cached, prefill_s: attention of one prompt's chunk, shape (chunks, cached), by tokens and tokens before.
+        host_s, host_per_sequence_s: the engine's own loop.
+        overlapped: whether that loop runs beside the GPU (the longer counts) or before it (both count).
+    """
+
+    tokens: Array
+    token_s: Array
+    sequences: Array
+    sequence_s: Array
+    batches: Array
+    contexts: Array
+    decode_s: Array
+    mixed_decode_s: Array
+    chunks: Array
+    cached: Array
+    prefill_s: Array
+    host_s: float
+    host_per_sequence_s: float
+    overlapped: bool
+
+    @classmethod
+    def of(
+        cls, step: StepTime, factors: Corrections, engine: Engine, overlapped: bool, max_tokens: int, max_context: int
+    ) -> StepTables:
+        """From operator tables and correction factors; pipeline stages run one after another."""
+        tokens = _grid(max_tokens)
+        dense = step.parts(StepLoads.decode(tokens, np.ones_like(tokens)))
+        layers = factors.layer_s * step.graph.layers
+        level = float(factors.of("level", [engine])[0])
+        # long steps run at the speed of prompts, short ones at that of decoding
+        decoding = level * (
+            factors.matmul * dense.matmul
+            + factors.experts * dense.experts
+            + 1.3 * dense.pointwise
+            + factors.collective * dense.collective
+            + layers
+        )
+        computing = prompt_s(dense, factors) - factors.prefill * dense.attention
+        share = np.clip(np.log2(tokens / 256.0) / 3.0, 0.0, 1.0)
+        token_s = (1 - share) * decoding + share * np.maximum(computing, decoding * 0.5)
+        batches, contexts = _grid(1024, 4), _grid(max_context, 16)
+        b, c = np.meshgrid(batches, contexts, indexing="ij")
+        decode = step.parts(StepLoads.decode(b.ravel(), c.ravel())).attention.reshape(b.shape)
+        chunks, cached = _grid(max_tokens, 16), np.concatenate([[0.0], _grid(max_context, 64)])
+        q, k = np.meshgrid(chunks, cached, indexing="ij")
+        prefill = step.parts(
+            StepLoads(
+                prefill_sequences=np.ones(q.size), prefill_tokens=q.ravel(), prefill_context=k.ravel(),
+                decode_sequences=np.zeros(q.size), decode_context=np.zeros(q.size),
+            )
+        ).attention.reshape(q.shape)  # fmt: skip
+        host = float(factors.of("host_s", [engine])[0])
+        each = float(factors.of("host_per_sequence_s", [engine])[0])
+        scale = 1.0 if overlapped else factors.serial_host
+        return cls(
+            tokens=tokens,
+            token_s=token_s,
+            sequences=np.array([1.0, 2.0]),
+            sequence_s=np.zeros(2),
+            batches=batches,
+            contexts=contexts,
+            decode_s=level * factors.attention * decode,
+            mixed_decode_s=level * factors.attention * decode,
+            chunks=chunks,
+            cached=cached,
+            prefill_s=factors.prefill * prefill,
+            host_s=host * scale,
+            host_per_sequence_s=each * scale,
+            overlapped=overlapped,
+        )
+
+
+def _grid(high: int, start: int = 1) -> Array:
+    """`start` to `high`, eight points to an octave, whole numbers."""
+    count = max(2, int(np.ceil(8 * np.log2(max(high, start + 1) / start))) + 1)
+    return np.unique(np.round(np.geomspace(start, max(high, start + 1), count)))
