@@ -43,7 +43,7 @@ class Guardian:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._held: dict[str, Mapping[str, str | int]] = {}
+        self._held: dict[str, Mapping[str, str | float]] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self._pid = os.getpid()
         atexit.register(self.close)
@@ -54,7 +54,7 @@ class Guardian:
 
     def hold_processes(self, tree: ProcessTree) -> Hold:
         """The processes of `tree` are killed if this process dies before the release."""
-        return self._hold({"kind": "processes", "token": tree.token, "leader": tree.leader or 0})
+        return self._hold({"kind": "processes", "token": tree.token, "leader": tree.leader or 0, "since": tree.since})
 
     def hold_folder(self, path: Path) -> Hold:
         """The folder is removed if this process dies before the release."""
@@ -75,14 +75,14 @@ class Guardian:
             if _ended(process) != 0 and self._held:
                 _ended(self._replacement())
 
-    def _hold(self, thing: Mapping[str, str | int]) -> Hold:
+    def _hold(self, thing: Mapping[str, str | float]) -> Hold:
         key = uuid.uuid4().hex
         with self._lock:
             self._held[key] = thing
             self._tell({"hold": key, **thing})
         return Hold(guardian=self, key=key)
 
-    def _tell(self, message: Mapping[str, str | int]) -> None:
+    def _tell(self, message: Mapping[str, str | float]) -> None:
         if self._process is not None and self._process.poll() is None and self._process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.write(json.dumps(message).encode() + b"\n")
@@ -149,7 +149,7 @@ def main(parent: int) -> None:
     """Waits until the process `parent`, which started this one, has died or closed the pipe; then clears up."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    held: dict[str, dict[str, str | int]] = {}
+    held: dict[str, dict[str, str | float]] = {}
     for line in _lines_until_death(parent):
         message = json.loads(line)
         if "release" in message:
@@ -193,14 +193,16 @@ def _lines_until_death(parent: int) -> Iterator[bytes]:
         yield from lines
 
 
-def _remove(thing: Mapping[str, str | int]) -> None:
+def _remove(thing: Mapping[str, str | float]) -> None:
     # What fails here has no one to tell; `Runner.reap` finds it at the next run.
     with contextlib.suppress(Exception):
         if thing["kind"] == "container":
             remove_container(str(thing["socket"]), str(thing["name"]))
         elif thing["kind"] == "processes":
-            leader = int(thing["leader"])
-            ProcessTree(token=str(thing["token"]), leader=leader or None).kill(_PROCESS_DEADLINE_S)
+            tree = ProcessTree(
+                token=str(thing["token"]), leader=int(thing["leader"]) or None, since=float(thing["since"])
+            )
+            tree.kill(_PROCESS_DEADLINE_S)
         else:
             shutil.rmtree(str(thing["path"]), ignore_errors=True)
 

@@ -66,12 +66,13 @@ class ProcessServer:
     _holds: list[Hold] = field(default_factory=list)
     _attempts: int = 0
     _served: bool = False
+    _since: float = field(default_factory=time.time)
 
     def start(self) -> None:
         """See `runners.served_trial.Server.start`."""
         self._holds = [
             guardian().hold_folder(self.folder.path),
-            guardian().hold_processes(ProcessTree(token=self.folder.attempt.token)),
+            guardian().hold_processes(ProcessTree(token=self.folder.attempt.token, since=self._since)),
         ]
         self.folder.create()
         self.folder.link(self.spec.links, symbolic=True)
@@ -167,7 +168,7 @@ class ProcessServer:
 
     def _tree(self) -> ProcessTree:
         assert self._process is not None
-        return ProcessTree(token=self.folder.attempt.token, leader=self._process.pid)
+        return ProcessTree(token=self.folder.attempt.token, leader=self._process.pid, since=self._since)
 
     def _kill(self) -> None:
         self._tree().kill(_KILL_S)

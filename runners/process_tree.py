@@ -8,6 +8,7 @@ session and lost its parent, and a worker that wrote its title over its environm
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import time
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runners.owner import stat_fields
+from runners.shared_memory import segments, unlink_unused
 
 MARKER = "SERVING_TUNER_ATTEMPT"
 """Environment variable that holds the attempt's token."""
@@ -30,10 +32,12 @@ class ProcessTree:
         token: the attempt's token, as its processes carry it.
         leader: number of the first process, which leads a session; `None` if it is not known, or its
             number may have gone to another process since.
+        since: when the attempt began, seconds of the wall clock; shared memory that is older is not its own.
     """
 
     token: str
     leader: int | None = None
+    since: float = math.inf
 
     def members(self) -> frozenset[int]:
         """Numbers of the living processes; zombies do not count."""
@@ -66,18 +70,21 @@ class ProcessTree:
         return frozenset(found)
 
     def kill(self, deadline_s: float) -> frozenset[int]:
-        """Kills them, and whatever they start meanwhile.
+        """Kills them, and whatever they start meanwhile; their shared memory goes with them.
 
         Returns:
             Those that are still there at the deadline.
         """
         deadline = time.monotonic() + deadline_s
+        shared: frozenset[Path] = frozenset()
         while members := self.members():
+            shared |= segments(members, self.since)
             for pid in members:
                 _send(pid, signal.SIGKILL)
             if time.monotonic() > deadline:
                 return members
             time.sleep(_PAUSE_S)
+        unlink_unused(shared)
         return frozenset()
 
 

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing import resource_tracker, shared_memory
 
 ANSWER = b"forty-two"
 
@@ -111,6 +112,11 @@ def main(mode: str, host: str, port: int) -> None:
         child = subprocess.run([sys.executable, __file__, "eats memory at start", host, "0"], check=False)
         print(f"the worker ended with {child.returncode}", flush=True)
         sys.exit(1)
+    if mode == "shares memory":
+        shared = shared_memory.SharedMemory(create=True, size=4096)
+        resource_tracker.unregister(shared._name, "shared_memory")
+        print("shares", shared.name, flush=True)
+        mode = "never ready"
     if mode == "detaches":
         # A worker in a session of its own, whose parent ends: only its environment tells whose it is.
         subprocess.Popen(

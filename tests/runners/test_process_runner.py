@@ -17,7 +17,7 @@ from tests.runners.conformance import Bench, RunnerConformance
 from tests.runners.trials import a_device, a_plan, a_spec, ignore, some_attempt
 from tuner.errors import UnavailableError
 from tuner.ports import LoadDriver
-from tuner.trial import Attempt, Measurement
+from tuner.trial import Attempt, Infeasible, Measurement
 
 
 @pytest.fixture(autouse=True)
@@ -58,6 +58,15 @@ def test_port_taken_before_the_server_has_it_is_replaced(monkeypatch: pytest.Mon
         monkeypatch.setattr(process_server, "free_port", lambda: next(ports))
         outcome = ProcessRunner({}, BriefLoad()).run(a_spec("ok"), a_device(), a_plan(), some_attempt(), ignore)
     assert isinstance(outcome, Measurement)
+
+
+def test_shared_memory_of_a_killed_server_goes_with_it() -> None:
+    outcome = ProcessRunner({}, BriefLoad()).run(
+        a_spec("shares memory"), a_device(), a_plan(start_deadline_s=1.5), some_attempt(), ignore
+    )
+    assert isinstance(outcome, Infeasible)
+    (name,) = [line.removeprefix("shares ") for line in outcome.log_tail if line.startswith("shares ")]
+    assert not Path("/dev/shm", name).exists()
 
 
 def test_memory_of_a_process_that_maps_much_and_uses_little_is_no_breach() -> None:
