@@ -127,14 +127,16 @@ def _from_package(backend: Backend | None) -> Installation:
                 f"The package nvidia-pytriton in {package} has no {needed.relative_to(server)} (this is Python "
                 f"{version}). {_HOW_TO_INSTALL}"
             )
-    libraries = [package.parent / "nvidia_pytriton.libs", *_python_library(version)]
+    libraries = package.parent / "nvidia_pytriton.libs"
+    brings_python = any(libraries.glob(f"libpython{sys.version_info.major}-*.{sys.version_info.minor}.so*"))
+    folders = [libraries, *([] if brings_python else _python_library(version))]
     backend_files = [path for path in (server / "backends" / "python").iterdir() if path.is_file()]
     return Installation(
         program=program,
         backend=Backend.PYTHON,
         links={f"python/{path.name}": path for path in (*backend_files, stub)},
         environment={
-            "LD_LIBRARY_PATH": os.pathsep.join([*map(str, libraries), *_listed("LD_LIBRARY_PATH")]),
+            "LD_LIBRARY_PATH": os.pathsep.join([*map(str, folders), *_listed("LD_LIBRARY_PATH")]),
             # The backend's interpreter takes the prefix, and so the packages, of the first python3 on the path.
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), *_listed("PATH")]),
             "PYTHONDONTWRITEBYTECODE": "1",
