@@ -5,5 +5,7 @@ from __future__ import annotations
 from hypothesis import settings
 
 # The same examples in every run, and no deadline: an example that is slow on a busy machine is not wrong.
-settings.register_profile("seeded", derandomize=True, deadline=None)
+# `pytest --hypothesis-profile thorough` looks further.
+settings.register_profile("seeded", derandomize=True, deadline=None, max_examples=50)
+settings.register_profile("thorough", deadline=None, max_examples=1000)
 settings.load_profile("seeded")
