@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -430,3 +431,52 @@ def test_the_schema_names_every_option() -> None:
     properties = TritonSpace.options_schema()["properties"]
     assert isinstance(properties, dict)
     assert set(properties) == set(TritonOptions.model_fields)
+
+
+# --- an installation from PyPI
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The files of nvidia-pytriton that matter, found before any other, with no other Triton around."""
+    root = tmp_path / "site" / "pytriton"
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    for name in (
+        "__init__.py",
+        "tritonserver/bin/tritonserver",
+        "tritonserver/backends/python/libtriton_python.so",
+        f"tritonserver/python_backend_stubs/{version}/triton_python_backend_stub",
+        f"../nvidia_pytriton.libs/libpython{version}.so.1.0",
+    ):
+        (root / name).resolve().parent.mkdir(parents=True, exist_ok=True)
+        (root / name).resolve().touch()
+    monkeypatch.syspath_prepend(str(root.parent))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(root.parent / "nvidia_pytriton.libs"))
+    if Path("/opt/tritonserver/bin/tritonserver").exists():
+        pytest.skip("this machine has a Triton of its own")
+    return root
+
+
+def test_the_package_from_pypi_is_started_with_the_stub_of_this_python(package: Path, embedder_path: Path) -> None:
+    engine, task = TritonSpace({}), a_task(embedder_path)
+    spec = engine.launch(task, engine.space(task).default, Target.PROCESS)
+    assert spec.argv[0] == str(package / "tritonserver/bin/tritonserver")
+    assert "--backend-directory={scratch}/backends" in spec.argv
+    assert set(spec.links) == {
+        "repository/encoder/1/model.onnx",
+        "backends/python/libtriton_python.so",
+        "backends/python/triton_python_backend_stub",
+    }
+    assert spec.environment["LD_LIBRARY_PATH"].startswith(str(package.parent / "nvidia_pytriton.libs"))
+    assert spec.environment["PATH"].startswith(str(Path(sys.executable).parent))
+
+
+def test_what_the_package_lacks_is_named(package: Path, embedder_path: Path) -> None:
+    task = a_task(embedder_path)
+    config = TritonSpace({}).space(task).default
+    with pytest.raises(UnavailableError, match=r"no backend 'onnxruntime'. Write backend: python"):
+        TritonSpace({"backend": "onnxruntime"}).launch(task, config, Target.PROCESS)
+    (package / "tritonserver/bin/tritonserver").unlink()
+    with pytest.raises(UnavailableError, match=r"has no bin/tritonserver .*pip install --no-deps nvidia-pytriton"):
+        TritonSpace({}).launch(task, config, Target.PROCESS)
