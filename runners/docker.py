@@ -28,7 +28,7 @@ from runners.gpus import nvidia_gpus, require_gpus
 from runners.load.driver import SubprocessLoadDriver
 from runners.options import RunnerOptions, Seconds, checked_options
 from runners.owner import Owner
-from runners.placement import Placement, place
+from runners.placement import generator_cores, place
 from runners.served_trial import ServedTrial
 from runners.server_log import Redactor
 from runners.verdict import refusals
@@ -117,7 +117,7 @@ class DockerRunner:
             if spec.image is None:
                 raise UnavailableError("There is no image to start. Write one, or use the process runner.")
             here = machine(client)
-            place(device, here.cores)
+            generator_cores(place(device, here.cores), self._options.generator_cpuset)
             memory = device.memory_bytes
             if memory is not None and not _LEAST_MEMORY_BYTES <= memory <= here.memory_bytes:
                 raise UnavailableError(
@@ -179,7 +179,7 @@ class DockerRunner:
                 device=device,
                 plan=plan,
                 driver=self._driver,
-                generator_cores=options.generator_cpuset or _generator_cores(placement),
+                generator_cores=generator_cores(placement, options.generator_cpuset),
                 watch=watch,
             ).run()
 
@@ -216,9 +216,3 @@ class DockerRunner:
             watch(Progress(phase=Phase.STARTING, elapsed_s=time.monotonic() - began, note=note))
 
         pull(client, image, self._options.pull_deadline, tell)
-
-
-def _generator_cores(placement: Placement) -> tuple[int, ...] | None:
-    """Those of the placement that this process may use, which itself may be confined."""
-    allowed = tuple(sorted(set(placement.generator or ()) & os.sched_getaffinity(0)))
-    return allowed or None

@@ -119,9 +119,9 @@ class DockerServer:
     def load_address(self) -> tuple[str, int]:
         """See `runners.served_trial.Server.load_address`.
 
-        What arrives at the published port is carried over by a process of Docker's, which adds 26-35 us to
-        a request and takes its CPU time from server and generator (`docs/measurements.md`). The
-        container's own address goes without, where it can be reached.
+        What arrives at the published port is carried over by a process of Docker's, which doubles the
+        latency of a trivial request and takes its CPU time from server and generator
+        (`benchmarks/published_port.py`). The container's own address goes without, where it can be reached.
         """
         if self.direct and self._container is not None:
             networks = self._container.attrs["NetworkSettings"]["Networks"].values()

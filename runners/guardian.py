@@ -88,6 +88,8 @@ class Guardian:
                 self._process.stdin.write(json.dumps(message).encode() + b"\n")
                 return
         # None yet, or somebody killed it: a new one is told everything that is held now.
+        if self._process is not None:
+            _ended(self._process)
         self._process = self._replacement()
 
     def _replacement(self) -> subprocess.Popen[bytes]:

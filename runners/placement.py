@@ -92,6 +92,24 @@ def cpuset(cores: Collection[int]) -> str:
     return ",".join(str(core) for core in sorted(cores))
 
 
+def generator_cores(placement: Placement, chosen: Collection[int] | None) -> tuple[int, ...] | None:
+    """Cores of the load generator: those that were chosen, else the placement's, as far as this process has them.
+
+    Raises:
+        UnavailableError: a chosen core is not there.
+    """
+    allowed = os.sched_getaffinity(0)
+    if chosen is None:
+        return tuple(sorted(set(placement.generator or ()) & allowed)) or None
+    missing = set(chosen) - allowed
+    if missing:
+        raise UnavailableError(
+            f"generator_cpuset names the cores {cpuset(missing)}, which this process may not use. "
+            f"Choose among {cpuset(allowed)}."
+        )
+    return tuple(sorted(chosen))
+
+
 @contextlib.contextmanager
 def confined(cores: Collection[int] | None) -> Iterator[None]:
     """Pins the calling thread, and whatever it starts inside the context, to `cores`; `None` changes nothing."""

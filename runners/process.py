@@ -19,7 +19,7 @@ from runners.attempt_folder import AttemptFolder, abandoned
 from runners.gpus import nvidia_gpus, require_gpus, visible_gpus
 from runners.load.driver import SubprocessLoadDriver
 from runners.options import RunnerOptions, checked_options
-from runners.placement import Placement, place
+from runners.placement import Placement, generator_cores, place
 from runners.process_server import ProcessServer, process_texts
 from runners.process_tree import ProcessTree
 from runners.served_trial import ServedTrial
@@ -65,7 +65,7 @@ class ProcessRunner:
 
     def check(self, spec: LaunchSpec, device: DeviceType) -> None:
         """See `tuner.ports.Runner.check`."""
-        self._placement(device)
+        generator_cores(self._placement(device), self._options.generator_cpuset)
         require_gpus(device, nvidia_gpus)
         memory = psutil.virtual_memory().total
         if device.memory_bytes is not None and device.memory_bytes > memory:
@@ -114,7 +114,7 @@ class ProcessRunner:
             device=device,
             plan=plan,
             driver=self._driver,
-            generator_cores=self._options.generator_cpuset or placement.generator,
+            generator_cores=generator_cores(placement, self._options.generator_cpuset),
             watch=watch,
         ).run()
 

@@ -138,12 +138,12 @@ class ServedTrial:
             if found is None:
                 found = self._loaded()
             loaded = time.monotonic()
+            self.watch(Progress(phase=Phase.STOPPING, expected_s=self.plan.stop_deadline_s))
+            # A server that failed has nothing left to say, and one that hangs would use up the whole deadline.
+            self.server.stop(0.0 if isinstance(found, _Failure) else self.plan.stop_deadline_s)
         except BaseException:
             self.server.stop(0.0)
             raise
-        self.watch(Progress(phase=Phase.STOPPING, expected_s=self.plan.stop_deadline_s))
-        # A server that failed has nothing left to say, and one that hangs would use up the whole deadline.
-        self.server.stop(0.0 if isinstance(found, _Failure) else self.plan.stop_deadline_s)
         phases = Phases(start_s=ready - began, load_s=loaded - ready, stop_s=time.monotonic() - loaded)
         if isinstance(found, Measurement):
             return replace(with_costs(found, self.device), phases=phases)

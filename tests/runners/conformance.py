@@ -240,6 +240,26 @@ class RunnerConformance:
         with pytest.raises(UsageError, match=words):
             bench.runner(BriefLoad()).check(a_spec("ok", **changes), a_device())
 
+    def test_generator_cores_that_are_not_here_fail_the_check(self, bench: Bench) -> None:
+        with pytest.raises(UnavailableError, match="generator_cpuset names the cores 4000"):
+            bench.runner(BriefLoad(), generator_cpuset="4000").check(a_spec("ok"), a_device())
+
+    def test_device_without_limits_is_measured(self, bench: Bench) -> None:
+        device = a_device(cpus=None, memory_bytes=None)
+        measured = bench.runner(BriefLoad()).run(a_spec("ok"), device, a_plan(), some_attempt(), ignore)
+        assert isinstance(measured, Measurement)
+
+    def test_interrupt_while_stopping_leaves_nothing(self, bench: Bench) -> None:
+        attempt = some_attempt()
+
+        def interrupt(progress: Progress) -> None:
+            if progress.phase is Phase.STOPPING:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            bench.runner(BriefLoad()).run(a_spec("ok"), a_device(), a_plan(), attempt, interrupt)
+        assert is_left(bench, attempt) == []
+
     def test_options_are_refused_together(self, bench: Bench) -> None:
         with pytest.raises(OptionsError) as caught:
             bench.runner(BriefLoad(), keep_log="x", generator_cpuset="one")
