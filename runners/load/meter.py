@@ -107,17 +107,9 @@ class Meter:
                 f"The search for the highest rate ended at {probes[-1].rate_rps:.4g} rps. {blame}"
             )
         assert last is not None
-        held, failed = search.held_rps, search.failed_rps
-        if held is None or best is None:
+        if best is None or search.held_rps is None:
             return replace(last.measurement, probes=tuple(probes))
-        top = min(failed if failed is not None else held, bracket.high)
-        rate_estimate = Estimate(
-            # The crossing lies between the two rates, anywhere: a uniform distribution's deviation.
-            value=held,
-            low=held,
-            high=max(top, held),
-            std_error=max(top - held, 0.0) / math.sqrt(12),
-        )
+        rate_estimate = between(search.held_rps, search.failed_rps or search.held_rps)
         metrics = {**best.metrics, Metric.MAX_ARRIVAL_RATE.value: rate_estimate}
         return replace(best, metrics=metrics, probes=tuple(probes))
 
@@ -208,6 +200,14 @@ async def reach(endpoint: Endpoint) -> None:
     raise UnavailableError(
         f"Nothing answers at {endpoint.authority} ({problem}). Start the server first, or correct the address."
     )
+
+
+def between(held_rps: float, failed_rps: float) -> Estimate:
+    """The highest rate that holds: the one that held, knowing that it may be anything below the one that failed.
+
+    The standard error is that of a uniform distribution between the two.
+    """
+    return Estimate(value=held_rps, low=held_rps, high=failed_rps, std_error=(failed_rps - held_rps) / math.sqrt(12))
 
 
 def _capacity(result: LoadResult, rate_rps: float) -> float | None:
