@@ -29,20 +29,18 @@ _SWITCHES: Final = ("enable_chunked_prefill", "enable_prefix_caching")
 _UNBOUND: Final = "nobind"  # utils/ompmultiprocessing.py
 
 REFUSALS: Final = (
-    r"ValueError: max_num_batched_tokens \(\d+\) (is smaller than max_model_len|must be greater than or equal)",
-    r"ValidationError: \d+ validation errors? for \w+Config",
-    r"ValueError: .*(attention heads|KV heads|tensor parallel|pipeline parallel)",
+    r"ValidationError: \d+ validation errors? for \w+Config",  # every setting is checked by a pydantic class
+    r"max_num_batched_tokens \(\d+\) (is smaller than max_model_len|must be greater than or equal)",
+    r"must be divisible by tensor parallel size",
     r"is not divisible by",
-    r"ValueError: (Selected backend|No valid attention backend|Invalid attention backend|No common block size)",
-    r"[Bb]lock[ _]size .*(not supported|must be|multiple)",
-    r"ValueError: User-specified max_model_len",
-    r"ValueError: To serve at least one request with the model's max seq len",
-    r"does not support (float16|bfloat16|fp8|dtype)",
-    r"[Qq]uantization method .*(does not match|not supported|is not supported)",
-    r"ValueError: .*fp8.*(not supported|requires)",
-    r"not yet supported|NotImplementedError: ",
-    r"vllm: error: ",
-    r"error: (argument|unrecognized arguments)",
+    r"(No valid|Selected|Invalid) attention backend",
+    r"[Bb]lock[ _]size .*(not supported|must be|multiple|divisible)",
+    r"No common block size",
+    r"To serve at least one request with the models?'?s? max seq len",
+    r"does not support (float16|bfloat16|fp8)",
+    r"[Qq]uantization .*not supported",
+    r"NotImplementedError: ",
+    r"vllm: error: |error: (argument|unrecognized arguments)",
 )
 """Lines with which vLLM gives up on a combination, as opposed to a machine that is short of something."""
 
