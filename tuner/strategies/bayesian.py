@@ -43,7 +43,10 @@ from tuner.surrogates.one_thread import one_thread
 SCAN_LIMIT: Final = 200_000
 """Candidates that are all scored; of more, a random part of this size is."""
 
-_SHORTLIST: Final = 2048
+STARTUP: Final = 3
+"""As in CherryPick: the averaging over hyperparameters makes the model worth asking early."""
+
+_SHORTLIST: Final = 1024
 """Candidates scored again under every hypothesis about the hyperparameters."""
 _HYPOTHESES: Final = 8
 _CLIMBERS: Final = 24
@@ -53,6 +56,8 @@ _SURE: Final = 0.9
 """Probability of holding the SLOs that a recommended configuration must have."""
 _LIKELY: Final = 0.5
 """Probability of holding the SLOs above which a measured configuration is an incumbent to improve on."""
+_LEAST_SPREAD: Final = 0.5
+"""Of the logarithms of an objective that has hardly varied yet."""
 _CONTENDERS: Final = 384
 _DRAWS: Final = 128
 
@@ -84,8 +89,7 @@ class BayesianSampler(CandidateSampler):
         objectives: one or two.
         slos: all must hold.
         seed: of every random choice.
-        startup: configurations to try before the model decides, the default included; by default one more
-            than there are parameters, from 4 to 6.
+        startup: configurations to try before the model decides, the default included.
         prior_means: what is expected of a metric before anything is measured, as natural logarithms.
     """
 
@@ -95,12 +99,11 @@ class BayesianSampler(CandidateSampler):
         objectives: Sequence[Objective],
         slos: Sequence[Slo] = (),
         seed: int = 0,
-        startup: int | None = None,
+        startup: int = STARTUP,
         prior_means: Mapping[MetricRef, PriorMean] | None = None,
     ) -> None:
         super().__init__(candidates, objectives, slos, seed)
-        dimensions = sum(len(parameter.values) > 1 for parameter in candidates.space.parameters)
-        self.startup = min(max(dimensions + 1, 4), 6) if startup is None else startup
+        self.startup = startup
         self._prior_means = prior_means
         self._design = candidates.space_filling(self.startup, seed)
 
@@ -228,14 +231,16 @@ class BayesianSampler(CandidateSampler):
             return log_expected_improvement(outlook.means[0], outlook.stds[0], incumbents)
         rows = []
         for h in range(len(outlook.log_holds)):
-            points = torch.stack([mean[h, holding] for mean in measured.means], dim=1)
-            spread = (points.max(dim=0).values - points.min(dim=0).values).clamp(min=0.5)
+            points = torch.stack([mean[h] for mean in measured.means], dim=1)
+            # The reference lies as far below all that has been seen as that is spread out: a close one
+            # would make a gain in the objective that is worst there hardly count.
+            worst, spread = points.min(dim=0).values, points.max(dim=0).values - points.min(dim=0).values
             rows.append(
                 log_expected_hypervolume_improvement(
                     (outlook.means[0][h], outlook.means[1][h]),
                     (outlook.stds[0][h], outlook.stds[1][h]),
-                    pareto_front(points),
-                    points.min(dim=0).values - 0.1 * spread,
+                    pareto_front(points[holding]),
+                    worst - spread.clamp(min=_LEAST_SPREAD),
                 )
             )
         return torch.stack(rows)

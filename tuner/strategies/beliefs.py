@@ -24,7 +24,7 @@ from tuner.strategies.candidates import Rows, coordinates, levels
 from tuner.strategies.history import History
 from tuner.surrogates.acquisition import log_mean_over_hypotheses, log_probability_below
 from tuner.surrogates.feasibility import FailureModel
-from tuner.surrogates.gaussian_process import GaussianProcess
+from tuner.surrogates.gaussian_process import GaussianProcess, chunked
 from tuner.surrogates.kernel import Array, Axis, Grid
 from tuner.trial import Reason
 from tuner.units import Dimension
@@ -151,8 +151,8 @@ class Beliefs:
     def outlook(self, rows: Rows, dtype: torch.dtype = torch.float64) -> Outlook:
         """What is believed of `rows`, shape (N, d); in single precision to three digits, and quicker."""
         filled = levels(self.space, rows)
-        points = self.grid.points(filled)
-        posteriors = {metric: process.posterior(filled, points, dtype) for metric, process in self.processes.items()}
+        chunks = chunked(self.grid, filled, dtype)
+        posteriors = {metric: process.posterior(filled, chunks) for metric, process in self.processes.items()}
         hypotheses = len(next(iter(posteriors.values()))[0]) if posteriors else 1
         log_holds = torch.zeros(hypotheses, len(rows), dtype=torch.float64)
         means, stds = [], []
@@ -166,7 +166,7 @@ class Beliefs:
                 stds.append(variance.sqrt())
         log_runs = torch.zeros(len(rows), dtype=torch.float64)
         for failure in self.failures:
-            log_runs = log_runs + failure.log_success(points, dtype)
+            log_runs = log_runs + failure.log_success(chunks)
         return Outlook(means=tuple(means), stds=tuple(stds), log_holds=log_holds, log_runs=log_runs)
 
 

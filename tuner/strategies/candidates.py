@@ -40,6 +40,8 @@ _BLOCK: Final = 1_000_000
 
 _DESIGNS: Final = 256
 """Random designs among which the one with the most distant points starts a study."""
+_POOL: Final = 1024
+"""Random candidates that the designs are made of."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,15 +151,14 @@ class Candidates:
         first = self.default_position
         if count == 1:
             return np.array([first])
-        best, best_distance = np.array([first]), -math.inf
-        for _ in range(_DESIGNS):
-            others = generator.choice(len(self), size=min(count, len(self)), replace=False, shuffle=False)
-            design = np.concatenate([[first], others[others != first][: count - 1]])
-            points = encode(self.space, self.rows[design])
-            distance = np.abs(points[:, None] - points[None]).sum(axis=-1)
-            closest = float(distance[np.triu_indices(len(design), 1)].min())
-            if closest > best_distance:
-                best, best_distance = design, closest
+        pool = generator.choice(len(self), size=min(len(self), _POOL), replace=False)
+        pool = np.concatenate([[first], pool[pool != first]])
+        others = generator.random((_DESIGNS, len(pool) - 1)).argsort(axis=1)[:, : count - 1] + 1
+        designs = np.concatenate([np.zeros((_DESIGNS, 1), dtype=np.int64), others], axis=1)
+        points = encode(self.space, self.rows[pool])[designs]
+        left, right = np.triu_indices(count, 1)
+        closest = np.abs(points[:, left] - points[:, right]).sum(axis=-1).min(axis=1)
+        best: Positions = pool[designs[int(np.argmax(closest))]]
         return best
 
     @functools.cached_property
@@ -371,9 +372,8 @@ def _with_default_neighbourhood(space: Space, rows: Rows) -> Rows:
     if not space.violations(space.default):
         near = np.concatenate([default, near])
     known = {row.tobytes() for row in rows[np.isin(_codes(space, rows), _codes(space, near))]}
-    return np.concatenate(
-        [rows, np.array([row for row in near if row.tobytes() not in known]).reshape(-1, rows.shape[1])]
-    )
+    fresh = np.array([row for row in near if row.tobytes() not in known], dtype=np.int16)
+    return np.concatenate([rows, fresh.reshape(-1, rows.shape[1])])
 
 
 def _why_empty(space: Space, complete: bool) -> str:

@@ -64,6 +64,16 @@ class CandidateSampler(BaseSampler, abc.ABC):
         """The study's trials as arrays."""
         return observations(study.get_trials(deepcopy=False), self.candidates.space, self.objectives, self.slos)
 
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        """Refuses a trial for which nothing is left.
+
+        Raises:
+            SpaceExhausted: every candidate has been tried; the trial has been closed as failed.
+        """
+        if not self.remaining(study):
+            study.tell(trial.number, state=TrialState.FAIL)
+            raise SpaceExhausted(f"All {len(self.candidates)} valid configurations have been tried.")
+
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Every parameter of the space, whatever has been tried."""
         return self._distributions
@@ -71,16 +81,9 @@ class CandidateSampler(BaseSampler, abc.ABC):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """A full set of parameter values: a configuration that was not asked before.
-
-        Raises:
-            SpaceExhausted: there is none; the trial has been closed as failed.
-        """
+        """A full set of parameter values: a configuration that was not asked before."""
         history = self.history(study)
         open_positions = self._open(history)
-        if not open_positions.any():
-            study.tell(trial.number, state=TrialState.FAIL)
-            raise SpaceExhausted(f"All {len(self.candidates)} valid configurations have been tried.")
         default = self.candidates.default_position
         space = self.candidates.space
         if open_positions[default]:

@@ -1,7 +1,8 @@
 """Which points fail to run, learned from those that did and those that did not.
 
-A Gaussian process classifier on the grid (Laplace's approximation; Rasmussen and Williams 2006, section 3.4)
-with fixed hyperparameters, as failures are too few to learn them from. Two kinds of failure:
+A Gaussian process classifier on the grid with fixed hyperparameters, as failures are too few to learn them from.
+The posterior is found by expectation propagation, not by Laplace's approximation, which leaves a point that has
+failed once with a chance of one in four to run. Two kinds of failure:
 
 * *exhausted*: some resource ran out. There is a trend: more of something needs more, along directions that
   the failures themselves reveal; the latent function has a linear part.
@@ -11,6 +12,7 @@ with fixed hyperparameters, as failures are too few to learn them from. Two kind
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,43 +22,40 @@ import scipy.linalg
 import scipy.special
 import torch
 
-from tuner.surrogates.kernel import Array, Grid, Levels
+from tuner.surrogates.kernel import Array, Grid, Levels, Points, tensor
 
-_BASE_RATE: Final = -2.5
-"""Log odds of failure where nothing is known: one point in thirteen."""
+_BASE: Final = -2.5
+"""Of the latent function where nothing is known."""
 _BASE_VARIANCE: Final = 1.0
 _LOCAL_VARIANCE: Final = 4.0
-_TREND_VARIANCE: Final = 64.0
-"""Of the latent slope along an axis: steep, as running out has a sharp edge; the odds change by e^8 from end to end."""
+_TREND_VARIANCE: Final = 128.0
+"""Of the latent slope along an axis: steep, as what runs out does so at a sharp edge."""
 _LENGTH_SCALE: Final = 0.5
 """Of the local part on one axis; grows with the square root of the number of axes."""
-_NEWTON_STEPS: Final = 50
-_LEAST_STEP: Final = 1e-4
-_SETTLED: Final = 1e-9
-
-_CHUNK: Final = 1 << 14
-"""Points asked about at a time."""
+_SWEEPS: Final = 20
+_SETTLED: Final = 1e-3
+_LOG_SQRT_TWO_PI: Final = 0.5 * math.log(2.0 * math.pi)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FailureModel:
     """Probability that a point fails in one way; make one with `fit`.
 
+    A point fails when a latent function plus standard normal noise is above zero.
+
     Attributes:
         grid: the axes.
         levels: what was tried, shape (n, d).
         trend: whether the latent function has a linear part.
-        slopes: gradient of the log likelihood at the mode, shape (n,).
-        factor: Cholesky factor of I + W^1/2 K W^1/2, shape (n, n).
-        root_weights: W^1/2, shape (n,).
+        weights: posterior mean as a combination of covariances, shape (n,).
+        whitener: the variance that is explained is the squared norm of covariances times this, shape (n, n).
     """
 
     grid: Grid
     levels: Levels
     trend: bool
-    slopes: Array
-    factor: Array
-    root_weights: Array
+    weights: Array
+    whitener: Array
 
     @classmethod
     def fit(cls, grid: Grid, levels: Levels, failed: npt.NDArray[np.bool_], *, trend: bool) -> FailureModel:
@@ -68,80 +67,88 @@ class FailureModel:
             failed: shape (n,), which of them failed in this way.
             trend: whether there is a resource that runs out.
         """
-        covariance = _covariance(grid, grid.points(levels), levels, trend, torch.float64).numpy()
-        target = failed.astype(np.float64)
-        latent = covariance @ _mode(covariance, target)
-        chance = scipy.special.expit(_BASE_RATE + latent)
-        root = np.sqrt(chance * (1.0 - chance))
-        return cls(
-            grid=grid,
-            levels=levels,
-            trend=trend,
-            slopes=target - chance,
-            factor=_factor(covariance, root),
-            root_weights=root,
-        )
+        covariance = _Latent(grid, levels, trend, torch.float64).at(Points(grid, levels)).numpy()
+        precisions, shifts = _sites(covariance, np.where(failed, 1.0, -1.0))
+        root, factor = _factor(covariance, precisions)
+        solved = scipy.linalg.cho_solve((factor, True), root * (covariance @ shifts))
+        whitener = scipy.linalg.solve_triangular(factor, np.diag(root), lower=True).T
+        return cls(grid=grid, levels=levels, trend=trend, weights=shifts - root * solved, whitener=whitener)
 
-    def log_success(self, points: torch.Tensor, dtype: torch.dtype = torch.float64) -> torch.Tensor:
-        """Logarithm of the probability of not failing in this way, shape (N,), computed in `dtype`.
-
-        Args:
-            points: from `grid.points`.
-            dtype: to compute in.
-        """
-        result = torch.empty(len(points), dtype=dtype)
-        whitener = scipy.linalg.solve_triangular(self.factor, np.diag(self.root_weights), lower=True).T
-        whiten, slopes = torch.from_numpy(whitener).to(dtype), torch.from_numpy(self.slopes).to(dtype)
-        for start in range(0, len(points), _CHUNK):
-            part = slice(start, start + _CHUNK)
-            cross = _covariance(self.grid, points[part], self.levels, self.trend, dtype)
-            mean = torch.mv(cross, slopes).add_(_BASE_RATE)
-            prior = _prior_variance(self.grid, points[part], self.trend, dtype)
-            variance = (prior - torch.mm(cross, whiten).square_().sum(dim=1)).clamp(min=0.0)
-            # The logistic function averaged over a normal (MacKay 1992).
-            result[part] = torch.nn.functional.logsigmoid(-mean / torch.sqrt(1.0 + math.pi / 8.0 * variance))
-        return result.to(torch.float64)
+    def log_success(self, chunks: Sequence[Points]) -> torch.Tensor:
+        """Logarithm of the probability of not failing in this way, shape (N,); `chunks` hold the N points."""
+        dtype = chunks[0].dtype
+        latent = _Latent(self.grid, self.levels, self.trend, dtype)
+        whitener, weights = tensor(self.whitener, dtype), tensor(self.weights, dtype)
+        parts = []
+        for points in chunks:
+            cross = latent.at(points)
+            mean = torch.mv(cross, weights).add_(_BASE)
+            variance = (latent.variance(points) - torch.mm(cross, whitener).square_().sum(dim=1)).clamp_(min=0.0)
+            parts.append(-mean / torch.sqrt(1.0 + variance))
+        log_success: torch.Tensor = torch.special.log_ndtr(torch.cat(parts).to(torch.float64))
+        return log_success
 
 
-def _mode(covariance: Array, target: Array) -> Array:
-    """Inverse covariance times the most probable latent values, by Newton's method with halved steps."""
+def _sites(covariance: Array, signs: Array) -> tuple[Array, Array]:
+    """Expectation propagation (Rasmussen and Williams 2006, Algorithm 3.5).
 
-    def log_density(a: Array) -> float:
-        latent = covariance @ a
-        odds = _BASE_RATE + latent
-        return float(target @ odds - np.logaddexp(0.0, odds).sum() - 0.5 * a @ latent)
+    Args:
+        covariance: of the latent function, shape (n, n).
+        signs: 1 where the latent function was above zero, -1 where below, shape (n,).
 
-    a = np.zeros(len(target))
-    reached = log_density(a)
-    for _ in range(_NEWTON_STEPS):
-        latent = covariance @ a
-        chance = scipy.special.expit(_BASE_RATE + latent)
-        root = np.sqrt(chance * (1.0 - chance))
-        b = root**2 * latent + target - chance
-        step = b - root * scipy.linalg.cho_solve((_factor(covariance, root), True), root * (covariance @ b)) - a
-        size = 1.0
-        while size > _LEAST_STEP and log_density(a + size * step) < reached:
-            size *= 0.5
-        a = a + size * step
-        gained, reached = log_density(a) - reached, log_density(a)
-        if gained < _SETTLED:
+    Returns:
+        Precisions of the sites, and precisions times means, shape (n,) each.
+    """
+    precisions, shifts = np.zeros(len(signs)), np.zeros(len(signs))
+    posterior, mean = covariance.copy(), np.zeros(len(signs))
+    for _ in range(_SWEEPS):
+        before = shifts.copy()
+        for i, sign in enumerate(signs):
+            cavity_precision = 1.0 / posterior[i, i] - precisions[i]
+            cavity_shift = mean[i] / posterior[i, i] - shifts[i]
+            variance, center = 1.0 / cavity_precision, cavity_shift / cavity_precision
+            z = sign * (center + _BASE) / math.sqrt(1.0 + variance)
+            # The hazard phi(z) / Phi(z), stable far below zero.
+            hazard = math.exp(-0.5 * z * z - _LOG_SQRT_TWO_PI - float(scipy.special.log_ndtr(z)))
+            moment = center + sign * variance * hazard / math.sqrt(1.0 + variance)
+            matched = variance - variance**2 * hazard * (z + hazard) / (1.0 + variance)
+            change = max(1.0 / matched - cavity_precision, 0.0) - precisions[i]
+            precisions[i] += change
+            shifts[i] = moment / matched - cavity_shift
+            column = posterior[:, i].copy()
+            posterior -= change / (1.0 + change * column[i]) * np.outer(column, column)
+            mean = posterior @ shifts
+        root, factor = _factor(covariance, precisions)
+        half = scipy.linalg.solve_triangular(factor, root[:, None] * covariance, lower=True)
+        posterior = covariance - half.T @ half
+        mean = posterior @ shifts
+        if np.abs(shifts - before).max() < _SETTLED:
             break
-    return a
+    return precisions, shifts
 
 
-def _factor(covariance: Array, root: Array) -> Array:
-    """Cholesky factor of I + W^1/2 K W^1/2, which is well conditioned whatever W."""
+def _factor(covariance: Array, precisions: Array) -> tuple[Array, Array]:
+    """Square roots S^1/2 of the precisions, and the Cholesky factor of I + S^1/2 K S^1/2."""
+    root = np.sqrt(precisions)
     factor: Array = scipy.linalg.cholesky(np.eye(len(root)) + np.outer(root, root) * covariance, lower=True)
-    return factor
+    return root, factor
 
 
-def _covariance(grid: Grid, points: torch.Tensor, levels: Levels, trend: bool, dtype: torch.dtype) -> torch.Tensor:
-    """Of the latent function between many points and a few, shape (N, n)."""
-    length_scales = np.full(grid.dimensions, _LENGTH_SCALE * math.sqrt(grid.dimensions))
-    covariance = grid.product(points, levels, length_scales, dtype).mul_(_LOCAL_VARIANCE).add_(_BASE_VARIANCE)
-    return covariance.add_(grid.linear(points, levels, dtype), alpha=_TREND_VARIANCE) if trend else covariance
+class _Latent:
+    """Covariance of the latent function between any points and a few."""
 
+    def __init__(self, grid: Grid, levels: Levels, trend: bool, dtype: torch.dtype) -> None:
+        scales = np.full(grid.dimensions, _LENGTH_SCALE * math.sqrt(grid.dimensions))
+        self._local = tensor(grid.log_tables(levels, scales), dtype)
+        self._trend = tensor(_TREND_VARIANCE * grid.linear_tables(levels), dtype) if trend else None
+        self._norms = tensor(_TREND_VARIANCE * grid.squared_norm_table(), dtype)
 
-def _prior_variance(grid: Grid, points: torch.Tensor, trend: bool, dtype: torch.dtype) -> torch.Tensor | float:
-    constant = _LOCAL_VARIANCE + _BASE_VARIANCE
-    return constant + _TREND_VARIANCE * grid.squared_norms(points, dtype) if trend else constant
+    def at(self, points: Points) -> torch.Tensor:
+        """Shape (N, n)."""
+        covariance = points.sums(self._local).exp_().mul_(_LOCAL_VARIANCE).add_(_BASE_VARIANCE)
+        return covariance if self._trend is None else covariance.add_(points.sums(self._trend))
+
+    def variance(self, points: Points) -> torch.Tensor | float:
+        """Of the latent function itself, shape (N,), or one number for all points."""
+        constant = _LOCAL_VARIANCE + _BASE_VARIANCE
+        return constant if self._trend is None else points.sums(self._norms)[:, 0] + constant

@@ -16,7 +16,7 @@ Every posterior comes per hypothesis about the hyperparameters, the most probabl
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -25,7 +25,7 @@ import numpy.typing as npt
 import torch
 
 from tuner.surrogates.hyperparameters import JITTER, MarginalLikelihood, Priors, additive_scales, product_scales
-from tuner.surrogates.kernel import Array, Grid, Levels
+from tuner.surrogates.kernel import Array, Covariance, Grid, Levels, Points
 
 Mean = Callable[[Levels], Array]
 """A prior mean: levels (N, d) to values (N,)."""
@@ -121,18 +121,16 @@ class GaussianProcess:
             alphas=self.alphas[first],
         )
 
-    def posterior(
-        self, levels: Levels, points: torch.Tensor | None = None, dtype: torch.dtype = torch.float64
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def posterior(self, levels: Levels, chunks: Sequence[Points] | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and variance of the noise-free function, each of shape (h, N).
 
         Args:
             levels: shape (N, d).
-            points: `grid.points(levels)`, where it is at hand.
-            dtype: to compute in; single precision is good to three digits, and several times quicker.
+            chunks: `chunked(grid, levels)`, where it is at hand; its precision is what is computed in.
         """
-        points = self.grid.points(levels) if points is None else points
-        means = torch.empty(len(self.thetas), len(points), dtype=dtype)
+        chunks = chunked(self.grid, levels) if chunks is None else chunks
+        dtype = chunks[0].dtype
+        means = torch.empty(len(self.thetas), len(levels), dtype=dtype)
         variances = torch.empty_like(means)
         for u, theta in enumerate(self.thetas):
             prior_variance = float(np.exp(2 * theta[-3:-1]).sum()) + self.level_variance
@@ -142,9 +140,11 @@ class GaussianProcess:
             mean_shift = self.center + self.level_variance * float(alpha.sum())
             shift = (self.level_variance * whitener.sum(dim=0)).to(dtype)
             cast_alpha, cast_whitener = alpha.to(dtype), whitener.to(dtype)
-            for start in range(0, len(points), _CHUNK):
-                part = slice(start, start + _CHUNK)
-                cross = _covariance(self.grid, points[part], self.levels, theta, dtype)
+            covariance = self._covariance(self.levels, theta, dtype)
+            start = 0
+            for points in chunks:
+                part = slice(start, start := start + len(points))
+                cross = covariance.at(points)
                 means[u, part] = torch.mv(cross, cast_alpha).add_(mean_shift)
                 explained = torch.addmm(shift, cross, cast_whitener).square_().sum(dim=1)
                 variances[u, part] = prior_variance - explained
@@ -192,11 +192,16 @@ class GaussianProcess:
 
     def _covariances(self, levels: Levels, theta: Array) -> tuple[torch.Tensor, torch.Tensor]:
         """Of points with the training points, shape (N, n), and among themselves, shape (N, N)."""
-        points = self.grid.points(levels)
+        points = Points(self.grid, levels)
         return (
-            _covariance(self.grid, points, self.levels, theta).add_(self.level_variance),
-            _covariance(self.grid, points, levels, theta).add_(self.level_variance),
+            self._covariance(self.levels, theta).at(points).add_(self.level_variance),
+            self._covariance(levels, theta).at(points).add_(self.level_variance),
         )
+
+    def _covariance(self, levels: Levels, theta: Array, dtype: torch.dtype = torch.float64) -> Covariance:
+        """Of the function without its level, with some points."""
+        deviations = (math.exp(theta[-3]), math.exp(theta[-2]))
+        return Covariance(self.grid, levels, (product_scales(theta), additive_scales(theta)), deviations, dtype)
 
     def _inverse_factor(self, u: int) -> torch.Tensor:
         """Inverse of a factor, shape (n, n): a product with it is quicker than solving."""
@@ -205,9 +210,6 @@ class GaussianProcess:
         return inverse
 
 
-def _covariance(
-    grid: Grid, points: torch.Tensor, levels: Levels, theta: Array, dtype: torch.dtype = torch.float64
-) -> torch.Tensor:
-    """Of the function without its level, between many points and a few, shape (N, n)."""
-    product = grid.product(points, levels, product_scales(theta), dtype).mul_(math.exp(2 * theta[-3]))
-    return product.add_(grid.additive(points, levels, additive_scales(theta), dtype), alpha=math.exp(2 * theta[-2]))
+def chunked(grid: Grid, levels: Levels, dtype: torch.dtype = torch.float64) -> list[Points]:
+    """Points prepared for `posterior`, in chunks that fit the cache; to be made once for several processes."""
+    return [Points(grid, levels[start : start + _CHUNK], dtype) for start in range(0, max(len(levels), 1), _CHUNK)]

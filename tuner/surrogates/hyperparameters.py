@@ -22,7 +22,6 @@ from tuner.surrogates.kernel import Array, Grid, Levels, Pairs
 JITTER: Final = 1e-8
 """Added to every variance of a value, so that repeats of a noiseless value can be factored."""
 
-_HESSIAN_STEP: Final = 1e-3
 _BOUNDS: Final = 4.0
 """Prior deviations that theta may stray from the prior's centre."""
 
@@ -97,8 +96,10 @@ class MarginalLikelihood:
 
     def covariances(self, thetas: Array) -> Array:
         """Of the values, noise included, shape (m, n, n), for `thetas` of shape (m, d + 3)."""
-        product, additive = self._parts(thetas)
-        return self._with_noise(product + additive, thetas)
+        variances = np.exp(2 * thetas[:, -3:-1, None, None])
+        product = self._pairs.product(self._pairs.tables(product_scales(thetas))[0])
+        additive = self._pairs.additive(self._pairs.tables(additive_scales(thetas))[0])
+        return self._with_noise(variances[:, 0] * product + variances[:, 1] * additive, thetas)
 
     def log_densities(self, thetas: Array) -> Array:
         """Shape (m,), for `thetas` of shape (m, d + 3)."""
@@ -110,7 +111,7 @@ class MarginalLikelihood:
 
     def negative(self, theta: Array) -> tuple[float, Array]:
         """Minus the log density, and its gradient."""
-        product, additive = self._parts(theta)
+        product, additive, product_slopes, additive_slopes = self._parts(theta)
         factor = scipy.linalg.cholesky(self._with_noise(product + additive, theta), lower=True, check_finite=False)
         inverse = scipy.linalg.cho_solve((factor, True), np.eye(len(factor)), check_finite=False)
         alpha = inverse @ self._values
@@ -118,8 +119,7 @@ class MarginalLikelihood:
         value = 0.5 * (float(self._values @ alpha) + float(standard @ standard)) + float(np.log(np.diag(factor)).sum())
         weights = 0.5 * (inverse - np.outer(alpha, alpha))
         weighted = weights * product
-        by_length_scale = self._pairs.product_slope(product_scales(theta), weighted)
-        by_length_scale += math.exp(2 * theta[-2]) * self._pairs.additive_slope(additive_scales(theta), weights)
+        by_length_scale = self._pairs.slope(weighted, product_slopes, weights, additive_slopes)
         by_deviation = [weighted.sum(), (weights * additive).sum(), math.exp(2 * theta[-1]) * np.trace(weights)]
         gradient = np.concatenate([by_length_scale, 2.0 * np.array(by_deviation)])
         return value, gradient + standard / self.deviation
@@ -161,11 +161,17 @@ class MarginalLikelihood:
         chosen = np.searchsorted(cumulative, (np.arange(count) + 0.5) / count)
         return np.concatenate([best[None], draws[np.minimum(chosen, len(draws) - 1)]])
 
-    def _parts(self, thetas: Array) -> tuple[Array, Array]:
-        """Covariances of the product and of the additive part, shape (..., n, n)."""
-        deviations = np.exp(2 * thetas[..., -3:-1, None, None])
-        product = deviations[..., 0, :, :] * self._pairs.product(product_scales(thetas))
-        return product, deviations[..., 1, :, :] * self._pairs.additive(additive_scales(thetas))
+    def _parts(self, theta: Array) -> tuple[Array, Array, Array, Array]:
+        """Product and additive part, shape (n, n) each, and their derivatives per pair of levels, shape (E,) each.
+
+        The product part's derivatives are of its logarithm, the additive part's of d times itself.
+        """
+        variances = np.exp(2 * theta[-3:-1])
+        both = self._pairs.tables(np.stack([product_scales(theta), additive_scales(theta)]))
+        (log_product, log_additive), (product_slopes, additive_slopes) = both
+        product = variances[0] * self._pairs.product(log_product)
+        additive = variances[1] * self._pairs.additive(log_additive)
+        return product, additive, product_slopes, variances[1] * np.exp(log_additive) * additive_slopes
 
     def _with_noise(self, signals: Array, thetas: Array) -> Array:
         """Adds level and noise to signal covariances, shape (..., n, n)."""
@@ -176,15 +182,19 @@ class MarginalLikelihood:
         return covariances
 
     def _curvature(self, best: Array) -> Array:
-        """Hessian of the negative log density, made at least half as steep as the prior."""
-        columns = []
-        for j in range(len(best)):
-            step = np.zeros(len(best))
-            step[j] = _HESSIAN_STEP
-            columns.append((self.negative(best + step)[1] - self.negative(best - step)[1]) / (2 * _HESSIAN_STEP))
-        hessian = np.array(columns)
-        scaled = 0.5 * (hessian + hessian.T) * np.outer(self.deviation, self.deviation)
-        eigenvalues, vectors = np.linalg.eigh(scaled)
-        steep = (vectors * np.maximum(eigenvalues, 0.5)) @ vectors.T
-        curvature: Array = steep / np.outer(self.deviation, self.deviation)
-        return curvature
+        """Fisher information of theta about the values, and of its prior: the expected Hessian, shape (d + 3, d + 3).
+
+        Half the traces of K^-1 dK/dtheta_i K^-1 dK/dtheta_j (Rasmussen and Williams 2006, Eq. 5.9): unlike the
+        Hessian at hand, it is positive definite wherever the search has stopped.
+        """
+        product, additive, product_slopes, additive_slopes = self._parts(best)
+        slopes = [
+            *self._pairs.slopes(product, product_slopes, additive_slopes),
+            2.0 * product,
+            2.0 * additive,
+            2.0 * math.exp(2 * best[-1]) * np.eye(len(product)),
+        ]
+        factor = scipy.linalg.cho_factor(self._with_noise(product + additive, best), lower=True)
+        solved = np.stack([scipy.linalg.cho_solve(factor, slope) for slope in slopes])
+        information: Array = 0.5 * np.einsum("iab,jba->ij", solved, solved, optimize=True)
+        return information + np.diag(self.deviation**-2)

@@ -55,8 +55,37 @@ def log_correlation(distances: Array, length_scales: Array, ordered: npt.NDArray
     return logarithm, slope
 
 
+class Points:
+    """Points of a grid, prepared for sums over table rows.
+
+    Args:
+        grid: the axes.
+        levels: shape (N, d).
+        dtype: to compute in; single precision is several times quicker, and good to three digits.
+    """
+
+    def __init__(self, grid: Grid, levels: Levels, dtype: torch.dtype = torch.float64) -> None:
+        self.dtype = dtype
+        self._index = torch.from_numpy(levels.astype(np.int64) + grid.offsets)
+        # Adding up table rows: in double precision a product with one-hot rows is quicker than looking them up.
+        self._one_hot = (
+            None
+            if dtype is torch.float32
+            else torch.zeros(len(levels), grid.table_rows, dtype=dtype).scatter_(1, self._index, 1.0)
+        )
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def sums(self, tables: torch.Tensor) -> torch.Tensor:
+        """Per point the sum of its rows of the stacked `tables`, shape (rows, n): shape (N, n)."""
+        if self._one_hot is None:
+            return torch.nn.functional.embedding_bag(self._index, tables, mode="sum")
+        return self._one_hot @ tables
+
+
 class Grid:
-    """The axes together, and the correlations that length scales give their points.
+    """The axes together.
 
     Args:
         axes: at least one.
@@ -66,53 +95,65 @@ class Grid:
         self.axes = tuple(axes)
         self.ordered = np.array([axis.coordinates is not None for axis in axes])
         self.distances = [axis.distances() for axis in axes]
-        self._offsets = np.cumsum([0, *(axis.size for axis in axes)])[:-1]
+        self.offsets = np.cumsum([0, *(axis.size for axis in axes)])[:-1]
+        self.table_rows = sum(axis.size for axis in axes)
+        self._owners = np.repeat(np.arange(len(axes)), [axis.size for axis in axes])
 
     @property
     def dimensions(self) -> int:
         """Number of axes."""
         return len(self.axes)
 
-    def points(self, levels: Levels) -> torch.Tensor:
-        """Points as rows of the stacked tables, shape (n, d): what the methods below want of many points."""
-        return torch.from_numpy(levels.astype(np.int64) + self._offsets)
-
-    def product(
-        self, points: torch.Tensor, levels: Levels, length_scales: Array, dtype: torch.dtype = torch.float64
-    ) -> torch.Tensor:
-        """The product kernel between many points and a few, shape (N, n).
+    def log_tables(self, levels: Levels, length_scales: Array) -> Array:
+        """Logarithms of the k_j between all levels of every axis and a few points, shape (table_rows, n).
 
         Args:
-            points: the many, shape (N, d), from `points`.
             levels: the few, shape (n, d).
             length_scales: shape (d,).
-            dtype: of the result; single precision is several times quicker.
         """
-        return _sum_rows(points, self._log_tables(levels, length_scales), dtype).exp_()
+        distances = np.concatenate([table[:, x] for table, x in zip(self.distances, levels.T, strict=True)])
+        return log_correlation(distances, length_scales[self._owners, None], self.ordered[self._owners, None])[0]
 
-    def additive(
-        self, points: torch.Tensor, levels: Levels, length_scales: Array, dtype: torch.dtype = torch.float64
-    ) -> torch.Tensor:
-        """The additive kernel between many points and a few; everything as for `product`."""
-        tables = [np.exp(table) / self.dimensions for table in self._log_tables(levels, length_scales)]
-        return _sum_rows(points, tables, dtype)
-
-    def linear(self, points: torch.Tensor, levels: Levels, dtype: torch.dtype = torch.float64) -> torch.Tensor:
-        """Scalar products of many points with a few, coordinates counted from the middle of the grid, shape (N, n).
+    def linear_tables(self, levels: Levels) -> Array:
+        """What adds up to scalar products, coordinates counted from the middle of the grid, shape (table_rows, n).
 
         An unordered axis contributes one quarter, as an ordered one's ends do, where two points agree on it.
         """
-        return _sum_rows(points, [_products(axis)[:, x] for axis, x in zip(self.axes, levels.T, strict=True)], dtype)
+        return np.concatenate([_products(axis)[:, x] for axis, x in zip(self.axes, levels.T, strict=True)])
 
-    def squared_norms(self, points: torch.Tensor, dtype: torch.dtype = torch.float64) -> torch.Tensor:
-        """`linear` of every point with itself, shape (N,)."""
-        return _sum_rows(points, [np.diag(_products(axis))[:, None] for axis in self.axes], dtype)[:, 0]
+    def squared_norm_table(self) -> Array:
+        """What adds up to a point's scalar product with itself, shape (table_rows, 1)."""
+        return np.concatenate([np.diag(_products(axis))[:, None] for axis in self.axes])
 
-    def _log_tables(self, levels: Levels, length_scales: Array) -> list[Array]:
-        return [
-            log_correlation(table[:, x], scale, ordered)[0]
-            for table, x, scale, ordered in zip(self.distances, levels.T, length_scales, self.ordered, strict=True)
-        ]
+
+class Covariance:
+    """s^2 product + a^2 additive, between any points and a few.
+
+    Args:
+        grid: the axes.
+        levels: the few, shape (n, d).
+        scales: length scales of the product part and of the additive part, each of shape (d,).
+        deviations: s and a.
+        dtype: of the points that it will be asked about.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        levels: Levels,
+        scales: tuple[Array, Array],
+        deviations: tuple[float, float],
+        dtype: torch.dtype = torch.float64,
+    ) -> None:
+        product = grid.log_tables(levels, scales[0])
+        # s^2 joins the sum of logarithms once, with the first axis.
+        product[: grid.axes[0].size] += 2.0 * np.log(deviations[0])
+        additive = deviations[1] ** 2 / grid.dimensions * np.exp(grid.log_tables(levels, scales[1]))
+        self._product, self._additive = tensor(product, dtype), tensor(additive, dtype)
+
+    def at(self, points: Points) -> torch.Tensor:
+        """Shape (N, n)."""
+        return points.sums(self._product).exp_().add_(points.sums(self._additive))
 
 
 class Pairs:
@@ -127,10 +168,11 @@ class Pairs:
     """
 
     def __init__(self, grid: Grid, levels: Levels) -> None:
+        left, right = np.triu_indices(len(levels))
         distances, owners, lookups, offset = [], [], [], 0
         for axis, (table, x) in enumerate(zip(grid.distances, levels.T, strict=True)):
             present, at = np.unique(x, return_inverse=True)
-            lookups.append(offset + at[:, None] * len(present) + at[None])
+            lookups.append(offset + at[left] * len(present) + at[right])
             distances.append(table[np.ix_(present, present)].ravel())
             owners.append(np.full(len(present) ** 2, axis))
             offset += len(present) ** 2
@@ -139,55 +181,68 @@ class Pairs:
         self._ordered = grid.ordered[self._owners]
         self._lookup = np.stack(lookups)
         self._dimensions = grid.dimensions
+        self._upper = (left, right)
+        self._square = np.zeros((len(levels), len(levels)), dtype=np.int64)
+        self._square[left, right] = self._square[right, left] = np.arange(len(left))
 
-    def product(self, length_scales: Array) -> Array:
-        """The product kernel, shape (..., n, n), for length scales of shape (..., d)."""
-        return np.exp(self._sum(self._tables(length_scales)[0]))
-
-    def additive(self, length_scales: Array) -> Array:
-        """The additive kernel, shape (..., n, n), for length scales of shape (..., d)."""
-        return self._sum(np.exp(self._tables(length_scales)[0])) / self._dimensions
-
-    def product_slope(self, length_scales: Array, weighted: Array) -> Array:
-        """Derivative of the sum over pairs of weights times `product` by each log length scale, shape (d,).
+    def tables(self, length_scales: Array) -> tuple[Array, Array]:
+        """Per pair of levels: log k_j, and its derivative by log length scale; each of shape (..., E).
 
         Args:
-            length_scales: shape (d,).
-            weighted: weights times `product`, shape (n, n).
+            length_scales: shape (..., d).
         """
-        return self._by_axis(self._tables(length_scales)[1], weighted)
-
-    def additive_slope(self, length_scales: Array, weights: Array) -> Array:
-        """The same for `additive`; here `weights` are the weights themselves, shape (n, n)."""
-        logarithm, slope = self._tables(length_scales)
-        return self._by_axis(np.exp(logarithm) * slope / self._dimensions, weights)
-
-    def _tables(self, length_scales: Array) -> tuple[Array, Array]:
         return log_correlation(self._distances, length_scales[..., self._owners], self._ordered)
 
-    def _sum(self, tables: Array) -> Array:
+    def product(self, log_tables: Array) -> Array:
+        """The product kernel, shape (..., n, n), from the first of `tables`."""
+        return np.exp(self._sums(log_tables))[..., self._square]
+
+    def additive(self, log_tables: Array) -> Array:
+        """The additive kernel, shape (..., n, n), from the first of `tables`."""
+        return self._sums(np.exp(log_tables))[..., self._square] / self._dimensions
+
+    def slopes(self, product: Array, product_slopes: Array, additive_slopes: Array) -> Array:
+        """Derivatives of product part plus additive part by each log length scale, shape (d, n, n).
+
+        Args:
+            product: the product part, shape (n, n).
+            product_slopes: derivatives of its logarithm per pair of levels, shape (E,).
+            additive_slopes: derivatives of d times the additive part per pair of levels, shape (E,).
+        """
+        parts = product_slopes[self._lookup] * product[self._upper] + additive_slopes[self._lookup] / self._dimensions
+        return parts[:, self._square]
+
+    def slope(self, weighted: Array, product_slopes: Array, weights: Array, additive_slopes: Array) -> Array:
+        """Sum over pairs of weights times `slopes`, without building them, shape (d,).
+
+        Args:
+            weighted: weights times the product part, shape (n, n).
+            product_slopes, additive_slopes: as for `slopes`.
+            weights: symmetric, shape (n, n).
+        """
+        both = np.concatenate([self._gathered(weighted), self._gathered(weights)])
+        terms = both * np.concatenate([product_slopes, additive_slopes / self._dimensions])
+        return np.bincount(np.tile(self._owners, 2), weights=terms, minlength=self._dimensions).astype(np.float64)
+
+    def _gathered(self, matrix: Array) -> Array:
+        """Sum of a symmetric matrix' entries per pair of levels, shape (E,)."""
+        upper = matrix[self._upper] * np.where(self._upper[0] == self._upper[1], 1.0, 2.0)
+        repeated = np.broadcast_to(upper, self._lookup.shape).ravel()
+        return np.bincount(self._lookup.ravel(), weights=repeated, minlength=len(self._owners)).astype(np.float64)
+
+    def _sums(self, tables: Array) -> Array:
         total: Array = tables[..., self._lookup[0]]
         for lookup in self._lookup[1:]:
             total += tables[..., lookup]
         return total
 
-    def _by_axis(self, tables: Array, weights: Array) -> Array:
-        repeated = np.broadcast_to(weights, self._lookup.shape).ravel()
-        gathered = np.bincount(self._lookup.ravel(), weights=repeated, minlength=len(tables))
-        return np.bincount(self._owners, weights=gathered * tables, minlength=self._dimensions).astype(np.float64)
+
+def tensor(array: Array, dtype: torch.dtype) -> torch.Tensor:
+    """An array as a contiguous tensor."""
+    return torch.from_numpy(np.ascontiguousarray(array)).to(dtype)
 
 
 def _products(axis: Axis) -> Array:
     if axis.coordinates is None:
         return 0.25 * np.eye(axis.size)
     return np.outer(axis.coordinates - 0.5, axis.coordinates - 0.5)
-
-
-def _sum_rows(points: torch.Tensor, tables: Sequence[Array], dtype: torch.dtype) -> torch.Tensor:
-    """Per point the sum of its rows of the stacked tables, shape (N, n)."""
-    stacked = torch.from_numpy(np.ascontiguousarray(np.concatenate(tables))).to(dtype)
-    if dtype is torch.float32:
-        return torch.nn.functional.embedding_bag(points, stacked, mode="sum")
-    # In double precision a product with one-hot rows is quicker.
-    one_hot = torch.zeros(len(points), len(stacked), dtype=dtype).scatter_(1, points, 1.0)
-    return one_hot @ stacked

@@ -1,0 +1,217 @@
+"""How long the strategy takes to suggest a configuration, against Optuna's and BoTorch's own optimisers.
+
+Each strategy is told the same trials of the same synthetic server and asked for the next configuration, model
+fits included; strategies take turns, and medians are reported. Optuna's GPSampler and BoTorch's mixed alternating
+optimiser search the full product of the domains, as they know neither rules nor conditions.
+
+    python benchmarks/suggest_time.py
+    python benchmarks/suggest_time.py --repeats 9 --threads 1
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import optuna
+import torch
+from botorch import fit_gpytorch_mll
+from botorch.acquisition.analytic import LogConstrainedExpectedImprovement
+from botorch.models import MixedSingleTaskGP, ModelListGP
+from botorch.optim.optimize_mixed import optimize_acqf_mixed_alternating
+from gpytorch.mlls import SumMarginalLogLikelihood
+
+from tuner.metric import MetricRef
+from tuner.objective import Objective
+from tuner.parameter import Condition, Config, Parameter, Scale, powers_of_two
+from tuner.slo import Slo, excesses
+from tuner.space import Rule, Space
+from tuner.strategies.bayesian import BayesianSampler
+from tuner.strategies.candidates import Candidates, coordinates, levels
+from tuner.strategies.foreign import ForeignSampler
+from tuner.strategies.history import OUTCOME, History, distributions, outcome_to_json
+from tuner.trial import Estimate, Infeasible, Measurement, Outcome, Reason
+
+OBJECTIVES = (Objective(MetricRef.parse("throughput")),)
+SLOS = (Slo.parse("p99(latency) <= 50 ms"),)
+
+
+def server_space(knobs: tuple[int, ...]) -> Space:
+    """A batching server, and further knobs without effect, each with a number of values."""
+    batching = (Condition(parameter="batching", values=(True,)),)
+    return Space(
+        parameters=(
+            Parameter(name="device", values=("small", "large"), default="small"),
+            Parameter(name="max_batch_size", values=powers_of_two(1, 256), default=8, scale=Scale.LOG),
+            Parameter(name="batching", values=(False, True), default=False),
+            Parameter(
+                name="queue_delay_us",
+                values=(0, 100, 200, 500, 1000, 2000, 5000),
+                default=0,
+                scale=Scale.LOG,
+                active_when=batching,
+            ),
+            Parameter(name="instances", values=tuple(range(1, 9)), default=1, scale=Scale.LINEAR),
+            Parameter(name="threads", values=tuple(range(1, 21)), default=1, scale=Scale.LINEAR),
+            Parameter(
+                name="preferred", values=("none", "quarter", "half", "full"), default="none", active_when=batching
+            ),
+            *(
+                Parameter(name=f"knob_{n}", values=tuple(range(count)), default=0, scale=Scale.LINEAR)
+                for n, count in enumerate(knobs)
+            ),
+        ),
+        rules=(
+            Rule(
+                over=("instances", "threads", "device"),
+                holds=lambda instances, threads, device: instances * threads <= (48 if device == "small" else 96),
+                says="instances times threads must fit the device",
+            ),
+        ),
+    )
+
+
+def served(config: Config) -> Outcome:
+    """What the synthetic server does."""
+    batch = int(config["max_batch_size"]) if config["batching"] else 1
+    instances, threads = int(config["instances"]), int(config["threads"])
+    cores = 16 if config.device == "small" else 32
+    if batch * instances > 400:
+        return Infeasible(reason=Reason.OUT_OF_MEMORY, message="killed")
+    delay_s = float(config.get("queue_delay_us") or 0) * 1e-6
+    busy = min(instances * threads, cores) ** 0.8 / (1 + max(0, instances * threads - cores) / cores)
+    values = {
+        "throughput": 60 * batch / (batch + 4) * busy * (1 + 100 * delay_s),
+        "p99(latency)": 0.006 * (1 + batch / 16) * (1 + instances / 6) + 5 * delay_s,
+    }
+    return Measurement(
+        metrics={name: Estimate(value=v, low=v, high=v, std_error=0.02 * v) for name, v in values.items()}
+    )
+
+
+def told(candidates: Candidates, count: int, seed: int) -> optuna.Study:
+    """A study in memory with the default and random trials."""
+    space = candidates.space
+    study = optuna.create_study(direction="maximize")
+    others = np.random.default_rng(seed).choice(len(candidates), count - 1, replace=False)
+    for position in (candidates.default_position, *others):
+        config = candidates.config(int(position))
+        outcome = served(config)
+        failed = isinstance(outcome, Infeasible)
+        study.add_trial(
+            optuna.create_trial(
+                params=space.complete(config),
+                distributions=distributions(space),
+                user_attrs={OUTCOME: outcome_to_json(outcome)},
+                state=optuna.trial.TrialState.FAIL if failed else optuna.trial.TrialState.COMPLETE,
+                value=None if isinstance(outcome, Infeasible) else outcome.metrics["throughput"].value,
+                constraints=None if isinstance(outcome, Infeasible) else excesses(SLOS, outcome.values()),
+            )
+        )
+    return study
+
+
+def ours(candidates: Candidates, study: optuna.Study) -> Callable[[], object]:
+    """Our strategy."""
+    sampler = BayesianSampler(candidates, OBJECTIVES, SLOS)
+
+    def suggest() -> object:
+        study.sampler = sampler
+        trial = study.ask(distributions(candidates.space))
+        study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        return trial.params
+
+    return suggest
+
+
+def optuna_gp(candidates: Candidates, study: optuna.Study) -> Callable[[], object]:
+    """Optuna's Gaussian-process sampler, told the same trials, failures included."""
+    sampler = BayesianSampler(candidates, OBJECTIVES, SLOS)
+    history = sampler.history(study)
+    open_positions = np.ones(len(candidates), dtype=bool)
+
+    def suggest() -> object:
+        inner = optuna.samplers.GPSampler(seed=0, n_startup_trials=1)
+        foreign = ForeignSampler(candidates, OBJECTIVES, SLOS, inner=inner)
+        return foreign.choose(history, open_positions, 0)
+
+    return suggest
+
+
+def botorch_mixed(candidates: Candidates, study: optuna.Study) -> Callable[[], object]:
+    """BoTorch: a mixed GP each for objective and bound, constrained log EI, mixed alternating optimiser."""
+    space = candidates.space
+    history: History = BayesianSampler(candidates, OBJECTIVES, SLOS).history(study)
+    domains = {
+        n: coordinates(p).tolist() if p.scale is not Scale.CATEGORICAL else [float(k) for k in range(len(p.values))]
+        for n, p in enumerate(space.parameters)
+    }
+    ordered = {n: d for n, d in domains.items() if space.parameters[n].scale is not Scale.CATEGORICAL}
+    unordered = {n: d for n, d in domains.items() if n not in ordered}
+    filled = levels(space, history.rows)
+    inputs = torch.tensor([[domains[n][level] for n, level in enumerate(row)] for row in filled.tolist()]).double()
+    targets = torch.from_numpy(np.log(history.values))
+    scale = targets.std(dim=0)
+    holds = history.values[:, 1] <= SLOS[0].bound
+    bounds = torch.tensor([[min(d) for d in domains.values()], [max(d) for d in domains.values()]]).double()
+
+    def suggest() -> object:
+        standard = (targets - targets.mean(dim=0)) / scale
+        models = [MixedSingleTaskGP(inputs, standard[:, [n]], list(unordered)) for n in range(2)]
+        model = ModelListGP(*models)
+        fit_gpytorch_mll(SumMarginalLogLikelihood(model.likelihood, model))
+        limit = float((math.log(SLOS[0].bound) - targets[:, 1].mean()) / scale[1])
+        best = float(standard[holds, 0].max())
+        acquisition = LogConstrainedExpectedImprovement(model, best, 0, {1: (None, limit)})
+        return optimize_acqf_mixed_alternating(acquisition, bounds, ordered, unordered)
+
+    return suggest
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2, help="threads that the others may use")
+    parser.add_argument("--no-rivals", action="store_true", help="time our strategy alone")
+    arguments = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(arguments.threads)
+    print(f"{'candidates':>10} {'trials':>6}  {'strategy':<28} {'median s':>8} {'fastest':>8} {'slowest':>8}")
+    for knobs, counts, rivals in (((), (30, 50), True), ((3, 3, 4), (50,), False)):
+        started = time.perf_counter()
+        candidates = Candidates.of(server_space(knobs))
+        enumerated_s = time.perf_counter() - started
+        for count in counts:
+            study = told(candidates, count, seed=1)
+            contenders = {"serving-tuner": ours(candidates, study)}
+            if rivals and not arguments.no_rivals:
+                contenders["Optuna GPSampler"] = optuna_gp(candidates, study)
+                contenders["BoTorch mixed alternating"] = botorch_mixed(candidates, study)
+            for name, seconds in timed(contenders, arguments.repeats).items():
+                print(
+                    f"{len(candidates):>10,} {count:>6}  {name:<28} {statistics.median(seconds):>8.3f} "
+                    f"{min(seconds):>8.3f} {max(seconds):>8.3f}"
+                )
+        print(f"{len(candidates):>10,} {'':>6}  {'(enumeration, once a study)':<28} {enumerated_s:>8.3f}")
+
+
+def timed(contenders: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+    """Seconds per call and contender, taking turns, after one call each that does not count."""
+    found: dict[str, list[float]] = {name: [] for name in contenders}
+    for repeat in range(repeats + 1):
+        for name, suggest in contenders.items():
+            started = time.perf_counter()
+            suggest()
+            if repeat:
+                found[name].append(time.perf_counter() - started)
+    return found
+
+
+if __name__ == "__main__":
+    main()
