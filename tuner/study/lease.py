@@ -9,6 +9,7 @@ import json
 import os
 import socket
 import time
+import weakref
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -18,6 +19,21 @@ import psutil
 GRACE_S: Final = 120.0
 """A lease of another machine that was not renewed for this long has lapsed."""
 RENEW_EVERY_S: Final = 30.0
+
+
+class LeaseHolder:
+    """Who holds leases in this process; when it is gone, or has let a token go, that lease is dead.
+
+    Attributes:
+        tokens: of the attempts it is at work on.
+    """
+
+    def __init__(self) -> None:
+        self.tokens: set[str] = set()
+        _HOLDERS.add(self)
+
+
+_HOLDERS: Final[weakref.WeakSet[LeaseHolder]] = weakref.WeakSet()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +72,8 @@ class Lease:
             return time.time() - self.renewed < GRACE_S
         if self.boot != _boot_id():
             return False
+        if self.pid == os.getpid():
+            return any(self.token in holder.tokens for holder in _HOLDERS)
         try:
             return abs(psutil.Process(self.pid).create_time() - self.pid_started) < 1.0
         except psutil.NoSuchProcess:

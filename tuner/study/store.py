@@ -45,7 +45,7 @@ from tuner.space import Space
 from tuner.strategies.history import KIND, OUTCOME, Kind, distributions, outcome_from_json, outcome_to_json
 from tuner.study.definition import Study, definition_json
 from tuner.study.faults import masked
-from tuner.study.lease import RENEW_EVERY_S, Lease
+from tuner.study.lease import RENEW_EVERY_S, Lease, LeaseHolder
 from tuner.study.record import State, TrialRecord
 from tuner.trial import Attempt, Outcome
 
@@ -77,6 +77,7 @@ class StudyStore:
         self._space = space
         self._distributions: dict[str, BaseDistribution] = distributions(space)
         self._renewed = 0.0
+        self._holder = LeaseHolder()
         if create:
             _make_folder(study.storage)
         else:
@@ -148,6 +149,7 @@ class StudyStore:
     def ask_for(self, config: Config, kind: Kind, token: str) -> Attempt:
         """Opens a trial of a given configuration."""
         lease = Lease.of_this_process(token)
+        self._holder.tokens.add(token)
         trial = optuna.trial.create_trial(
             state=TrialState.RUNNING,
             params=self._space.complete(config),
@@ -173,6 +175,7 @@ class StudyStore:
         Raises:
             StorageError: the storage refused, or the trial was meanwhile given to another attempt.
         """
+        self._holder.tokens.discard(attempt.token)
         with translated_errors(self._study.storage):
             held = self._trial(attempt.trial).user_attrs.get(_LEASE)
         if held is not None and Lease.from_json(held).token != attempt.token:
@@ -185,6 +188,7 @@ class StudyStore:
 
     def give_up(self, attempt: Attempt, ended_as: State, fault: str = "") -> TrialRecord:
         """Closes an attempt that has no result: it was interrupted, or failed by our own fault."""
+        self._holder.tokens.discard(attempt.token)
         if fault:
             self._set(attempt.trial, _FAULT, fault)
         self._set(attempt.trial, _ENDED_AS, ended_as.value)
