@@ -6,14 +6,15 @@ Exit codes: 0 done, 1 failure, 2 misuse, 3 no configuration meets the SLO, 130 i
 from __future__ import annotations
 
 import argparse
+import importlib
 import signal
 import sys
 from collections.abc import Sequence
 from types import FrameType
+from typing import Final
 
 from rich.console import Console
 
-from tuner.cli import export, load, run, show, study_files
 from tuner.errors import TunerError
 
 _EPILOG = """\
@@ -24,11 +25,22 @@ examples:
   tune show study.yaml                       what has been found so far
   tune export study.yaml --format compose    files that start as they are
 """
-_COMMANDS = (run, study_files, show, export, load)
+_MODULES: Final = {
+    "run": "run",
+    "init": "study_files",
+    "check": "study_files",
+    "schema": "study_files",
+    "show": "show",
+    "export": "export",
+    "load": "load",
+    "predict": "predict",
+    "simulate": "simulate",
+}
+"""Commands, each with the module of this package that adds it."""
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of every command."""
+def build_parser(command: str | None = None) -> argparse.ArgumentParser:
+    """The parser of every command, or of one: then only what that one needs is imported."""
     parser = argparse.ArgumentParser(
         prog="tune",
         description="Finds the cheapest model-server configuration that meets an SLO, in a handful of real trials.",
@@ -36,14 +48,16 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for module in _COMMANDS:
-        module.add(commands)
+    modules = [_MODULES[command]] if command in _MODULES else dict.fromkeys(_MODULES.values())
+    for module in modules:
+        importlib.import_module(f"tuner.cli.{module}").add(commands)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs `tune` with `argv` and returns its exit code."""
-    arguments = build_parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    arguments = build_parser(next(iter(words), None)).parse_args(argv)
     console = Console(stderr=True)
     signal.signal(signal.SIGTERM, _interrupted)
     try:
