@@ -42,7 +42,15 @@ from tuner.errors import StorageError, StudyMismatchError, TunerError, UnknownNa
 from tuner.metric import Direction
 from tuner.parameter import Config
 from tuner.space import Space
-from tuner.strategies.history import KIND, OUTCOME, Kind, distributions, outcome_from_json, outcome_to_json
+from tuner.strategies.history import (
+    KIND,
+    OUTCOME,
+    Kind,
+    distributions,
+    kind_of_trial,
+    outcome_from_json,
+    outcome_to_json,
+)
 from tuner.study.definition import Study, definition_json
 from tuner.study.faults import masked
 from tuner.study.lease import RENEW_EVERY_S, Lease, LeaseHolder
@@ -270,7 +278,7 @@ class StudyStore:
             state = State(trial.user_attrs.get(_ENDED_AS, State.INTERRUPTED.value))
         return TrialRecord(
             number=trial.number,
-            kind=Kind(trial.user_attrs.get(KIND, Kind.SEARCH.value)),
+            kind=kind_of_trial(trial),
             state=state,
             config=self._config(trial),
             outcome=outcome_from_json(outcome) if outcome is not None and state is State.DONE else None,
