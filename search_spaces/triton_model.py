@@ -8,6 +8,7 @@ Written for Triton's interpreter: it stands alone, and runs where nothing but nu
 
 from __future__ import annotations
 
+import ctypes
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -18,6 +19,10 @@ import onnxruntime
 import triton_python_backend_utils as pb_utils
 
 Tensors = dict[str, np.ndarray[Any, Any]]
+
+_CONSUMED = b"used_dltensor"  # of which a capsule keeps the address
+_set_capsule_name = ctypes.pythonapi.PyCapsule_SetName
+_set_capsule_name.argtypes = (ctypes.py_object, ctypes.c_char_p)
 
 
 class TritonPythonModel:
@@ -53,7 +58,7 @@ class TritonPythonModel:
                 continue
             for (index, _), answer in zip(members, answers, strict=True):
                 wanted = set(requests[index].requested_output_names())
-                tensors = [pb_utils.Tensor.from_dlpack(name, value) for name, value in answer.items() if name in wanted]
+                tensors = [_tensor(name, value) for name, value in answer.items() if name in wanted]
                 responses[index] = pb_utils.InferenceResponse(output_tensors=tensors)
         return responses
 
@@ -74,6 +79,18 @@ class TritonPythonModel:
         results = self._session.run(None, joined)
         pieces = [np.split(result, np.cumsum(rows)[:-1]) for result in results]
         return [dict(zip(self._outputs, parts, strict=True)) for parts in zip(*pieces, strict=True)]
+
+
+def _tensor(name: str, value: np.ndarray[Any, Any]) -> Any:
+    """Hands an array over by DLPack: Triton is compiled for numpy 1 and misreads the arrays of numpy 2.
+
+    A consumed capsule is called `used_dltensor`. Triton calls it `used_dlpack`, at which numpy writes a traceback
+    to the log for every tensor, so the name is put right.
+    """
+    capsule = value.__dlpack__()
+    tensor = pb_utils.Tensor.from_dlpack(name, capsule)
+    _set_capsule_name(capsule, _CONSUMED)
+    return tensor
 
 
 def _unlink_shared_memory() -> None:

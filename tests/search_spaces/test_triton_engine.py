@@ -74,7 +74,9 @@ def embedder_path(tmp_path: Path) -> Path:
     folder = tmp_path / "encoder"
     folder.mkdir()
     # Weights in a file beside the graph must reach the server too.
-    onnx.save(embedder(), str(folder / "model.onnx"), save_as_external_data=True, location="weights", size_threshold=100)
+    onnx.save(
+        embedder(), str(folder / "model.onnx"), save_as_external_data=True, location="weights", size_threshold=100
+    )
     return folder
 
 
@@ -170,7 +172,10 @@ def _started(folder: Path) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    server = subprocess.Popen(["sh", str(folder / "start.sh")], env={**os.environ, "PORT": str(port)})
+    with open(folder / "log", "wb") as log:
+        server = subprocess.Popen(
+            ["sh", str(folder / "start.sh")], env={**os.environ, "PORT": str(port)}, stdout=log, stderr=log
+        )
     url = f"http://127.0.0.1:{port}"
     try:
         deadline = time.monotonic() + 60
@@ -210,3 +215,4 @@ def test_the_export_starts_as_it_is_and_answers_right(
             output = json.load(answer)["outputs"][0]
     table = np.arange(2 * ROWS).reshape(ROWS, 2)
     np.testing.assert_allclose(np.reshape(output["data"], output["shape"]), table[ids].mean(axis=1), rtol=1e-5)
+    assert "Traceback" not in (export / "log").read_text()
