@@ -1,0 +1,174 @@
+"""The operator profiler: times probes within a time limit, goes on where it stopped, writes a table.
+
+Every result is appended to a journal as soon as it is there; an interrupted profile loses at most the probe it was
+timing, and a line torn by a crash is dropped when the profile goes on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import platform
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from profilers.probe import Probe, ProbeKind
+from profilers.timing import Timing, time_call
+from tuner.errors import UnavailableError, UsageError
+
+FORMAT: Final = "serving-tuner profile 1"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """What has been timed.
+
+    Attributes:
+        timings: by probe.
+        missing: probes that the time limit left out.
+        origin: device, software and date.
+    """
+
+    timings: dict[Probe, Timing]
+    missing: tuple[Probe, ...]
+    origin: dict[str, str]
+
+
+def profile(
+    probes: Sequence[Probe],
+    device: str,
+    journal: Path,
+    limit_s: float = 180.0,
+    threads: int | None = None,
+    watch: Callable[[int, int], None] = lambda done, total: None,
+) -> Profile:
+    """Times `probes` on `device` (`cpu`, `cuda`, `cuda:1`), those in `journal` not again.
+
+    Args:
+        probes: most important first.
+        device: where.
+        journal: file that results are appended to.
+        limit_s: wall time; what is left is reported as missing.
+        threads: of the CPU; `None` leaves torch's choice.
+        watch: told how many of how many are done.
+
+    Raises:
+        UnavailableError: the device is not there.
+        UsageError: the journal belongs to another device, software or number of threads.
+    """
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise UnavailableError("No CUDA device is here. Profile with --device cpu, or on a machine with a GPU.")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    origin = _origin(device)
+    timings = _read_journal(journal, origin)
+    start = time.monotonic()
+    missing: list[Probe] = []
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    with journal.open("a", encoding="utf-8") as file:
+        if file.tell() == 0:
+            file.write(json.dumps({"format": FORMAT, **origin}) + "\n")
+        for done, probe in enumerate(probes):
+            watch(done, len(probes))
+            if probe in timings:
+                continue
+            if time.monotonic() - start > limit_s:
+                missing.append(probe)
+                continue
+            timing = time_call(_call(probe, device), device)
+            timings[probe] = timing
+            file.write(json.dumps({**dataclasses.asdict(probe), **dataclasses.asdict(timing)}) + "\n")
+            file.flush()
+    watch(len(probes), len(probes))
+    return Profile(timings={p: timings[p] for p in probes if p in timings}, missing=tuple(missing), origin=origin)
+
+
+def write_profile(found: Profile, path: Path) -> None:
+    """As a Parquet table, one row per probe, its origin in the metadata."""
+    rows = [
+        {**dataclasses.asdict(probe), **dataclasses.asdict(timing)} for probe, timing in sorted(found.timings.items())
+    ]
+    table = pa.Table.from_pylist(rows)
+    table = table.replace_schema_metadata({"serving_tuner": json.dumps({"format": FORMAT, **found.origin})})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path, compression="zstd")
+
+
+def _origin(device: str) -> dict[str, str]:
+    cuda = device.startswith("cuda")
+    return {
+        "device": torch.cuda.get_device_name(device) if cuda else _cpu_name(),
+        "threads": "" if cuda else str(torch.get_num_threads()),
+        "software": f"torch {torch.__version__}",
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _read_journal(path: Path, origin: dict[str, str]) -> dict[Probe, Timing]:
+    if not path.is_file():
+        return {}
+    text = path.read_text(encoding="utf-8")
+    if not text:
+        return {}
+    lines = text.splitlines()
+    try:
+        header = json.loads(lines[0])
+    except ValueError as error:
+        raise UsageError(f"The profile journal {path} is damaged: {error}. Remove it to start over.") from error
+    for name in ("format", "device", "threads", "software"):
+        wanted = FORMAT if name == "format" else origin[name]
+        if header.get(name) != wanted:
+            raise UsageError(
+                f"The profile journal {path} is of {name} {header.get(name)!r}, here it is {wanted!r}. "
+                "Write to another file, or remove it to start over."
+            )
+    timings: dict[Probe, Timing] = {}
+    kept = lines[:1]
+    for line in lines[1:]:
+        try:
+            values = json.loads(line)
+            probe = Probe(**{field.name: values[field.name] for field in dataclasses.fields(Probe)})
+            timings[probe] = Timing(**{field.name: values[field.name] for field in dataclasses.fields(Timing)})
+            kept.append(line)
+        except (ValueError, KeyError, TypeError):
+            continue  # torn by a crash: timed again
+    path.write_text("\n".join(kept) + "\n", encoding="utf-8")
+    return timings
+
+
+def _call(probe: Probe, device: str) -> Callable[[], object]:
+    """The operator on random data, weights in the device's usual format."""
+    dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, dtype=dtype, device=device)
+
+    if probe.kind == ProbeKind.MATMUL.value:
+        rows, weight = random(probe.rows, probe.inner), random(probe.width, probe.inner)
+        return lambda: torch.nn.functional.linear(rows, weight)
+    if probe.kind == ProbeKind.ATTENTION.value:
+        heads = probe.width // probe.inner
+        shape = (max(probe.rows // probe.length, 1), heads, probe.length, probe.inner)
+        query, key, value = random(*shape), random(*shape), random(*shape)
+        return lambda: torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=probe.causal)
+    values = random(probe.rows, probe.width)
+    if probe.kind == ProbeKind.NORMALIZATION.value:
+        return lambda: torch.nn.functional.layer_norm(values, (probe.width,))
+    return lambda: torch.nn.functional.gelu(values)

@@ -1,0 +1,81 @@
+"""Timing one call on the device at hand, with its spread."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """Of one call, s.
+
+    Attributes:
+        median_s: middle of the repeats.
+        low_s, high_s: first and last quartile.
+        repeats: how many calls were timed.
+    """
+
+    median_s: float
+    low_s: float
+    high_s: float
+    repeats: int
+
+
+def time_call(call: Callable[[], object], device: str, budget_s: float = 0.25, least: int = 5) -> Timing:
+    """Times `call` for about `budget_s`, at least `least` times after a warm-up.
+
+    On a GPU the call is captured into a CUDA graph where it can be, the second-level cache is flushed before each
+    repeat, and events take the time; on a CPU the wall clock does.
+    """
+    if device.startswith("cuda"):
+        return _time_cuda(call, budget_s, least)
+    call()
+    samples: list[float] = []
+    end = time.perf_counter() + budget_s
+    while len(samples) < least or (time.perf_counter() < end and len(samples) < 1000):
+        start = time.perf_counter()
+        call()
+        samples.append(time.perf_counter() - start)
+    return _summary(samples)
+
+
+def _time_cuda(call: Callable[[], object], budget_s: float, least: int) -> Timing:
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            call()
+    torch.cuda.current_stream().wait_stream(stream)
+    replay: Callable[[], object] = call
+    try:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            call()
+        replay = graph.replay
+    except RuntimeError:
+        torch.cuda.synchronize()  # not every operator can be captured; it is then timed with its launch
+    flush = torch.empty(256 * 2**20, dtype=torch.int8, device="cuda")
+    samples: list[float] = []
+    end = time.perf_counter() + budget_s
+    while len(samples) < least or (time.perf_counter() < end and len(samples) < 1000):
+        flush.zero_()
+        start = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        stop = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        start.record()
+        replay()
+        stop.record()
+        stop.synchronize()
+        samples.append(start.elapsed_time(stop) * 1e-3)
+    return _summary(samples)
+
+
+def _summary(samples: list[float]) -> Timing:
+    if len(samples) < 2:
+        return Timing(median_s=samples[0], low_s=samples[0], high_s=samples[0], repeats=1)
+    low, median, high = statistics.quantiles(samples, n=4)
+    return Timing(median_s=median, low_s=low, high_s=high, repeats=len(samples))
