@@ -28,6 +28,8 @@ import time
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
@@ -185,14 +187,15 @@ class StudyStore:
         """
         self._holder.tokens.discard(attempt.token)
         with translated_errors(self._study.storage):
-            held = self._trial(attempt.trial).user_attrs.get(_LEASE)
-        if held is not None and Lease.from_json(held).token != attempt.token:
+            trial = self._trial(attempt.trial)
+        held = trial.user_attrs.get(_LEASE)
+        if trial.state.is_finished() or (held is not None and Lease.from_json(held).token != attempt.token):
             raise StorageError(
                 f"Trial {attempt.trial} was meanwhile taken over by another process; its result is not stored twice."
             )
         self._set(attempt.trial, OUTCOME, outcome_to_json(outcome))
-        self._finish(attempt.trial, outcome)
-        return self._told(attempt.trial)
+        self._finish(trial, outcome)
+        return replace(self._record(trial), state=State.DONE, outcome=outcome, ended=datetime.now())
 
     def give_up(self, attempt: Attempt, ended_as: State, fault: str = "") -> TrialRecord:
         """Closes an attempt that has no result: it was interrupted, or failed by our own fault."""
@@ -202,7 +205,7 @@ class StudyStore:
         self._set(attempt.trial, _ENDED_AS, ended_as.value)
         with translated_errors(self._study.storage):
             self.optuna.tell(attempt.trial, state=TrialState.FAIL, skip_if_finished=True)
-        return self._told(attempt.trial)
+            return self._record(self._trial(attempt.trial))
 
     def recover(self) -> None:
         """Closes the trials of processes that died: those with an outcome are told, others interrupted."""
@@ -214,7 +217,7 @@ class StudyStore:
             if lease is not None and Lease.from_json(lease).alive():
                 continue
             if outcome is not None:
-                self._finish(trial.number, outcome_from_json(outcome))
+                self._finish(trial, outcome_from_json(outcome))
             else:
                 self._set(trial.number, _ENDED_AS, State.INTERRUPTED.value)
                 with translated_errors(self._study.storage):
@@ -231,29 +234,19 @@ class StudyStore:
         with translated_errors(self._study.storage):
             return list(self.optuna.user_attrs.get(_SESSIONS, []))
 
-    def _finish(self, number: int, outcome: Outcome) -> None:
-        """Tells Optuna an outcome that is already in the trial's attributes; may be called again."""
-        with translated_errors(self._study.storage):
-            trial = self._trial(number)
-            if trial.state.is_finished():
-                return
-            record = TrialRecord(
-                number=number, kind=Kind.SEARCH, state=State.DONE, config=self._config(trial), outcome=outcome
-            )
-            handle = optuna.trial.Trial(self.optuna, trial._trial_id)
-            known = trial.constraints
-            for key, excess in record.excess(self._study.slos).items():
-                if key not in known:
-                    handle.set_constraint(key, excess)
-            values = record.objective_values(self._study.objectives)
-            if values is None:
-                self.optuna.tell(number, state=TrialState.FAIL)
-            else:
-                self.optuna.tell(number, values)
+    def _finish(self, trial: FrozenTrial, outcome: Outcome) -> None:
+        """Tells Optuna an outcome that is already in the attributes of a running trial; may be called again.
 
-    def _told(self, number: int) -> TrialRecord:
+        Written as `Trial.set_constraint` and `Study.tell` would, which read the trial anew for every step.
+        """
+        record = replace(self._record(trial), state=State.DONE, outcome=outcome)
+        values = record.objective_values(self._study.objectives)
+        storage = self.optuna._storage
         with translated_errors(self._study.storage):
-            return self._record(self._trial(number))
+            for bound, excess in record.excess(self._study.slos).items():
+                storage.set_trial_system_attr(trial._trial_id, f"constraints:{bound}", excess)
+            state = TrialState.FAIL if values is None else TrialState.COMPLETE
+            storage.set_trial_state_values(trial._trial_id, state, values)
 
     def _trial_id(self, number: int) -> int:
         return self.optuna._storage.get_trial_id_from_study_id_trial_number(self.optuna._study_id, number)

@@ -208,6 +208,7 @@ def test_study_opens_in_optuna_as_it_is(make_study: StudyMaker) -> None:
     tuner.tune(study)
     opened = optuna.load_study(study_name="study", storage=study.storage)
     assert len(opened.get_trials(states=[optuna.trial.TrialState.COMPLETE])) >= 4
+    assert set(opened.trials[0].constraints) == {"p99(latency) <= 200 ms"}
     assert set(opened.trials[0].params) == {
         "device", "dynamic_batching", "max_batch_size", "queue_delay_us", "instance_count", "threads", "precision",
     }  # fmt: skip
