@@ -1,4 +1,4 @@
-"""What the `engine` section of a study may say beside `name: command`: its form, see `docs/command-engine.md`."""
+"""What the `engine` section of a study may say beside `name: command`: its form, see `docs/command.md`."""
 
 from __future__ import annotations
 

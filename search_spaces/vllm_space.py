@@ -123,11 +123,10 @@ def _batching(limits: ServingLimits, devices: tuple[DeviceType, ...]) -> list[Pa
             says="keep the cache of prompts that begin alike",
         ),
         Parameter(
-            # Requests carry no priorities, so the policies cannot be told apart: nothing to search by default.
             name="scheduling_policy",
-            values=("fcfs",),
+            values=("fcfs", "priority"),
             default="fcfs",
-            says="order of waiting requests: fcfs or priority",
+            says="order of waiting requests; the same where they carry no priorities",
         ),
     ]
 

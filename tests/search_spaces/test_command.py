@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -346,3 +347,19 @@ def test_there_is_no_export_of_its_own() -> None:
     with pytest.raises(UnknownNameError, match="export format"):
         engine.export(task(), engine.space(task()).default, "vllm-args")
     assert "parameters" in engine.options_schema()["properties"]  # type: ignore[operator]
+
+
+def test_the_documented_example_is_understood(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "command.md").read_text()
+    study = yaml.safe_load(text.split("```yaml\n")[1].split("```")[0])
+    options = {key: value for key, value in study["engine"].items() if key != "name"}
+    model = tmp_path / "model.bin"
+    model.write_bytes(b"x")
+    engine = CommandSpace(options)
+    config = config_of(engine, task(ASKED, model), mode="hybrid", queue=8, keep_alive=True)
+    argv, environment, files = started(engine.launch(task(ASKED, model), config, Target.CONTAINER))
+
+    assert argv[1:3] == ("--listen=0.0.0.0:8000", "--model=/model/model.bin")
+    assert argv[4:] == ("--keep-alive", "--queue", "8")
+    assert environment == {"ACME_THREADS": "2"}
+    assert files["conf/server.json"] == '{"threads": 2, "port": 8000, "log_format": "{level} {message}"}\n'
