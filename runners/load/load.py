@@ -136,8 +136,8 @@ class Load:
         return _shares(usage), False
 
     def _send(self, due_s: float, client: int) -> None:
-        wire, answer = self._magazine.take()
-        exchange = Exchange(wire, answer, due_s, time.perf_counter(), client)
+        prepared, answer = self._magazine.take()
+        exchange = Exchange(prepared, answer, due_s, time.perf_counter(), client)
         self._exchanges.append(exchange)
         if self._first_s <= due_s < self._last_s:
             exchange.counted = True

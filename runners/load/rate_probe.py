@@ -21,6 +21,16 @@ from tuner.trial import Measurement, TrialPlan
 TOLERATED_TREND: Final = 0.1
 """Seconds of latency gained per second of load: a tenth of the arriving work is left undone."""
 
+_KNOWN_LATER: Final = frozenset(
+    {
+        Metric.MAX_ARRIVAL_RATE,
+        Metric.COST_PER_HOUR,
+        Metric.COST_PER_MILLION_REQUESTS,
+        Metric.COST_PER_MILLION_TOKENS,
+    }
+)
+"""What the search itself or a price makes of the measurements."""
+
 _BLOCKS: Final = 10
 _SIGNIFICANT: Final = 3.0
 
@@ -36,7 +46,7 @@ class Verdict:
 def judge(records: Records, measurement: Measurement, plan: TrialPlan) -> Verdict:
     """The verdict over a probe."""
     values = measurement.values()
-    bounds = [slo for slo in plan.slos if slo.metric.metric is not Metric.MAX_ARRIVAL_RATE]
+    bounds = [slo for slo in plan.slos if slo.metric.metric not in _KNOWN_LATER]
     excesses = [slo.excess(values[slo.metric]) if slo.metric in values else 1.0 for slo in bounds]
     failed = (measurement.failed + measurement.timed_out) / max(measurement.sent, 1)
     if failed > plan.max_error_rate:

@@ -39,6 +39,12 @@ def test_steady_latency_has_no_trend() -> None:
     assert judge(found, summarise(found, plan), plan).held
 
 
+def test_bounds_on_costs_are_not_judged_by_the_load() -> None:
+    plan = a_plan("p99(latency) <= 1 s", "cost_per_million_requests <= 1 USD", "max_arrival_rate >= 1000 rps")
+    found = overloaded(0.0)
+    assert judge(found, summarise(found, plan), plan).held
+
+
 def test_more_failures_than_tolerated_do_not_hold() -> None:
     rows = [a_request(index / 100, index / 100 + 0.01) for index in range(200)]
     rows += [a_request(2 + index / 100, 3.0, fate=Fate.FAILED) for index in range(30)]
