@@ -12,6 +12,7 @@ from tuner.errors import UnavailableError, UsageError
 
 _TOKEN = re.compile(r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")
 _OURS = frozenset({"host", "content-length", "transfer-encoding", "connection"})
+_UNREADABLE = frozenset({"HEAD", "CONNECT"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +74,8 @@ def head(
     """
     if not _TOKEN.match(method):
         raise UsageError(f"{method!r} is no HTTP method. Write for example POST.")
+    if method.upper() in _UNREADABLE:
+        raise UsageError(f"{method} has answers without a body, which say nothing of a model. Write POST or GET.")
     target = endpoint.prefix + (path if path.startswith("/") else f"/{path}")
     target = urllib.parse.quote(target, safe="/?&=%:@!$'()*+,;~#[]-._")
     lines = [f"{method} {target} HTTP/1.1", f"Host: {endpoint.authority}", "User-Agent: serving-tuner"]

@@ -9,7 +9,6 @@ token), tokens of failed requests not at all.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -160,9 +159,3 @@ def _gaps_within(records: Records, timeout_s: float, slo: Slo) -> Flags:
     for owner, own in zip(owners[order][starts], np.split(lengths[order], starts[1:]), strict=False):
         met[owner] = compute(own) <= slo.bound
     return met
-
-
-def worst_excess(measurement: Measurement, slos: Sequence[Slo]) -> float:
-    """The largest `Slo.excess`; a metric without a value misses by its whole bound; -1 without SLOs."""
-    values = measurement.values()
-    return max((slo.excess(values[slo.metric]) if slo.metric in values else 1.0 for slo in slos), default=-1.0)

@@ -11,7 +11,7 @@ from runners.load.http_head import Endpoint, head, message
 from tuner.launch import TemplateRequest
 
 _PLACEHOLDER = re.compile(r"\{\{|\}\}|\{request_id\}")
-_BODILESS: Final = frozenset({"GET", "HEAD", "DELETE", "OPTIONS", "TRACE"})
+_BODILESS: Final = frozenset({"GET", "DELETE", "OPTIONS"})
 
 
 def fill(template: str, request_id: int) -> str:

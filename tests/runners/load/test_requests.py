@@ -289,6 +289,12 @@ def test_header_that_would_break_the_request_is_refused(header: tuple[str, str])
         head(ENDPOINT, "POST", "/", [header])
 
 
+@pytest.mark.parametrize("method", ["HEAD", "P OST", ""])
+def test_method_without_an_answer_to_read_is_refused(method: str) -> None:
+    with pytest.raises(UsageError, match="Write (for example )?POST"):
+        head(ENDPOINT, method, "/", [])
+
+
 @pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://x", "http://", "http://x:notaport", "http://[::1"])
 def test_url_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(UsageError, match=r"is no .*URL"):
