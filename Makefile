@@ -53,8 +53,7 @@ $(VENV)/installed: $(VENV)/bin/python pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/triton: $(VENV)/installed
-	$(BIN)/pip install -q -c constraints.txt -e '.[triton]'
-	$(BIN)/pip install -q --no-deps nvidia-pytriton==0.7.0
+	scripts/install-triton $(VENV)
 	touch $@
 
 $(VENV)/dev: $(VENV)/installed
