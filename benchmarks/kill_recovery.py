@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import secrets
 import signal
 import subprocess
 import sys
@@ -23,7 +24,9 @@ from pathlib import Path
 
 import docker
 import docker.errors
+import optuna
 import psutil
+import sqlalchemy.exc
 
 import tuner
 from tuner.strategies.history import Kind
@@ -31,6 +34,7 @@ from tuner.study import adapters
 from tuner.study.record import State, TrialRecord
 
 CLEANED_WITHIN_S = 10.0
+_MARK = "KILL_RECOVERY_MARK"
 
 
 def main() -> int:
@@ -60,11 +64,12 @@ def main() -> int:
             "--trials",
             str(arguments.trials),
         ]
+        marked = {**os.environ, _MARK: secrets.token_hex(8)}
         before: dict[int, TrialRecord] = {}
         kills = 0
         while True:
             process = subprocess.Popen(
-                command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+                command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=marked
             )
             delay = moments.uniform(0.3, arguments.latest) if kills < arguments.kills else None
             try:
@@ -73,13 +78,12 @@ def main() -> int:
                 os.kill(process.pid, signal.SIGKILL)
                 process.wait()
                 kills += 1
-                faults += leftovers(process.pid)
+                faults += leftovers(study, marked[_MARK])
             records = recorded(study)
             faults += [f"trial {n} was finished and is {records.get(n)}" for n in before if records.get(n) != before[n]]
             before = {n: record for n, record in records.items() if record.state is State.DONE}
-            print(
-                f"kill {kills}: {'ended' if process.returncode >= 0 else f'after {delay:.1f} s'}, {len(before)} finished"
-            )
+            how = "ended by itself" if process.returncode >= 0 else f"killed after {delay:.1f} s"
+            print(f"kill {kills}: {how}, {len(before)} finished", flush=True)
             if process.returncode >= 0:
                 if process.returncode not in (0, 3):
                     faults.append(f"exit code {process.returncode}: {errors.decode()[-500:]}")
@@ -102,35 +106,36 @@ def recorded(study: tuner.Study) -> dict[int, TrialRecord]:
         return {}
 
 
-def leftovers(killed: int) -> list[str]:
+def leftovers(study: tuner.Study, mark: str) -> list[str]:
     """What of the killed run is still there after a few seconds."""
     deadline = time.monotonic() + CLEANED_WITHIN_S
     while True:
-        left = [f"container {name} left behind" for name in _containers()]
-        left += [f"process {name} left behind" for name in _processes(killed)]
+        left = [f"container {name} left behind" for name in _containers(study)]
+        left += [f"process {name} left behind" for name in _processes(mark)]
         if not left or time.monotonic() > deadline:
             return left
         time.sleep(0.25)
 
 
-def _containers() -> list[str]:
+def _containers(study: tuner.Study) -> list[str]:
     try:
+        study_id = optuna.load_study(study_name=study.name, storage=study.storage).user_attrs["study_id"]
         client = docker.from_env()
-        return [str(c.name) for c in client.containers.list(all=True, filters={"label": "serving-tuner.study"})]
-    except docker.errors.DockerException:
+        label = f"serving-tuner.study={study_id}"
+        return [str(c.name) for c in client.containers.list(all=True, filters={"label": label}, ignore_removed=True)]
+    except (KeyError, sqlalchemy.exc.SQLAlchemyError, docker.errors.DockerException):
         return []
 
 
-def _processes(killed: int) -> list[str]:
-    """Processes started by the killed run: servers, load generators, guardians."""
-    own = psutil.Process()
+def _processes(mark: str) -> list[str]:
+    """Processes that inherited the environment of the killed run: servers, load generators, guardians."""
     found = []
-    for process in psutil.process_iter(["pid", "cmdline", "ppid"]):
-        words = " ".join(process.info["cmdline"] or [])
-        if process.pid in (own.pid, killed):
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(_MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(f"{process.pid}: {' '.join(process.cmdline())[:80]}")
+        except psutil.Error:
             continue
-        if "runners.load" in words or "runners.guardian" in words or "tritonserver" in words:
-            found.append(f"{process.pid}: {words[:80]}")
     return found
 
 
