@@ -291,7 +291,7 @@ def test_header_that_would_break_the_request_is_refused(header: tuple[str, str])
 
 @pytest.mark.parametrize("method", ["HEAD", "P OST", ""])
 def test_method_without_an_answer_to_read_is_refused(method: str) -> None:
-    with pytest.raises(UsageError, match="Write (for example )?POST"):
+    with pytest.raises(UsageError, match=r"Write (for example )?POST"):
         head(ENDPOINT, method, "/", [])
 
 
