@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from search_spaces.vllm import VllmSpace
@@ -60,7 +60,7 @@ def write_model(folder: Path, **changes: object) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     config = {key: value for key, value in {**CONFIG, **changes}.items() if value is not None}
     (folder / "config.json").write_text(json.dumps(config))
-    (folder / "tokenizer.json").write_text(json.dumps({"model": {"vocab": {str(i): i for i in range(8192)}}}))
+    (folder / "tokenizer.json").write_text("{}")
     (folder / "model.safetensors").write_bytes(b"\0" * 1000)
     return folder
 
@@ -135,6 +135,7 @@ LOSSY = VllmSpace({"max_model_len": 1024, "lossy": True})
 EXACT = VllmSpace({"max_model_len": 1024})
 
 
+@settings(max_examples=50)
 @given(data=st.data(), lossy=st.booleans())
 def test_every_valid_configuration_becomes_flags_that_vllm_documents(
     model: Path, data: st.DataObject, lossy: bool
@@ -157,6 +158,7 @@ def test_every_valid_configuration_becomes_flags_that_vllm_documents(
     assert workers <= (4 if config.device == H100.name else 2)
 
 
+@settings(max_examples=50)
 @given(data=st.data())
 def test_different_configurations_start_different_servers(model: Path, data: st.DataObject) -> None:
     subject = task(model, H100, CPU)
@@ -167,6 +169,7 @@ def test_different_configurations_start_different_servers(model: Path, data: st.
     assert (first == second) == ((one.argv, one.environment, one.image) == (other.argv, other.environment, other.image))
 
 
+@settings(max_examples=50)
 @given(data=st.data())
 def test_exported_script_says_what_is_launched(model: Path, data: st.DataObject) -> None:
     subject = task(model, H100, CPU)
@@ -507,3 +510,13 @@ def test_refusals_of_a_combination_are_recognised(line: str) -> None:
 @pytest.mark.parametrize("line", NOT_REFUSED)
 def test_other_failures_are_no_refusal_of_the_combination(line: str) -> None:
     assert not any(re.search(pattern, line) for pattern in REFUSALS)
+
+
+def test_prompts_stay_within_the_tokenizer_and_out_of_its_added_tokens(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "m")
+    words = {str(number): number for number in range(1000)}
+    added = [{"id": 900, "content": "<tool>"}]
+    (folder / "tokenizer.json").write_text(json.dumps({"model": {"vocab": words}, "added_tokens": added}))
+    request = EXACT.launch(task(folder), EXACT.space(task(folder)).default, Target.CONTAINER).request
+    assert isinstance(request, CompletionRequest)
+    assert request.token_ids == (3, 900)
