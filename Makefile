@@ -1,5 +1,6 @@
 # make quickstart   tunes a bundled model with a real server; sets up everything it needs
 # make test         the tests; sets up everything they need
+# make bench        search strategies compared on recorded grids
 # make images       container images of the engines that have no small one of their own
 
 PYTHON ?= python3
@@ -13,7 +14,7 @@ TRITON_IMAGE := serving-tuner/triton:2.51
 VLLM_IMAGE := serving-tuner/vllm-cpu:0.32.0
 QUICKSTART_NEEDS := $(if $(DOCKER),image-triton,$(VENV)/triton)
 
-.PHONY: quickstart test test-engines check format images image-triton image-vllm clean
+.PHONY: quickstart test test-engines bench check format images image-triton image-vllm clean
 
 quickstart: $(VENV)/installed $(QUICKSTART_NEEDS) .quickstart/encoder.onnx
 	$(BIN)/tune run examples/quickstart/study.yaml
@@ -23,6 +24,10 @@ test: $(VENV)/dev
 
 test-engines: $(VENV)/dev
 	$(BIN)/python -m pytest -m engine
+
+bench: $(VENV)/installed
+	$(BIN)/tune bench replay benchmarks/replay/tasks/*.yaml --strategies meta,portfolio,cherrypick,random \
+		--seeds 5 --until 0.01 --leave-out app,model --out bench-replay
 
 check: $(VENV)/dev
 	$(BIN)/ruff format --check .

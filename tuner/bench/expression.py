@@ -120,11 +120,12 @@ def _parse(text: str) -> ast.Expression:
         raise ExpressionError(f"An expression of {len(text)} characters is too long. Write at most {_LONGEST}.")
     try:
         # As in pandas, & and | bind like `and` and `or`, below comparisons.
-        tokens = [
-            (token.type, {"&": " and ", "|": " or "}.get(token.string, token.string))
-            for token in tokenize.generate_tokens(io.StringIO(text.strip()).readline)
-        ]
-        return ast.parse(tokenize.untokenize(tokens).strip(), mode="eval")
+        plain = " ".join(text.split())
+        for token in reversed(list(tokenize.generate_tokens(io.StringIO(plain).readline))):
+            if token.string in ("&", "|"):
+                word = " and " if token.string == "&" else " or "
+                plain = plain[: token.start[1]] + word + plain[token.end[1] :]
+        return ast.parse(plain, mode="eval")
     except (SyntaxError, tokenize.TokenError, ValueError, RecursionError, MemoryError) as error:
         raise ExpressionError(f"{text!r} does not parse: {error}.") from error
 

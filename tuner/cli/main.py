@@ -33,6 +33,8 @@ _MODULES: Final = {
     "show": "show",
     "export": "export",
     "load": "load",
+    "bench": "bench",
+    "prior": "prior",
     "predict": "predict",
     "simulate": "simulate",
 }

@@ -1,0 +1,106 @@
+"""The replay command: what it writes, that it resumes, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tuner.cli.bench import main
+
+FIELDS = ["task", "group", "strategy", "seed", "step", "config", "row", "objective", "holds", "ran", "suggest_s"]
+
+
+def _lines(folder: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (folder / "evaluations.jsonl").read_text().splitlines()]
+
+
+def test_every_evaluation_is_written_as_documented(write_grid: Callable[..., Path], tmp_path: Path) -> None:
+    path, out = write_grid(), tmp_path / "out"
+    assert main(["replay", str(path), "--strategies", "random,portfolio", "--budget", "5", "--out", str(out)]) == 0
+    lines = _lines(out)
+    assert len(lines) == 2 * 4 * 5
+    assert all(list(line) == FIELDS for line in lines)
+    rows = (tmp_path / "data" / "grid.csv").read_text().splitlines()[1:]
+    for line in lines:
+        model, kind, batch, instances, rate, latency, ran = rows[int(str(line["row"]))].split(",")
+        assert line["group"] == [model]
+        assert line["config"] == {"kind": kind, "batch": int(batch), "instances": int(instances)}
+        assert line["ran"] == (ran == "1")
+        assert line["holds"] == (ran == "1" and float(latency) <= 40)
+        assert line["objective"] == (pytest.approx(float(rate) / int(instances)) if ran == "1" else None)
+    assert {path.name for path in out.iterdir()} >= {"summary.txt", "summary.json", "regret.svg"}
+
+
+def test_an_interrupted_campaign_goes_on_where_it_was_left(write_grid: Callable[..., Path], tmp_path: Path) -> None:
+    arguments = ["replay", str(write_grid()), "--strategies", "random", "--budget", "4", "--seeds", "2"]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    main([*arguments, "--out", str(whole)])
+    main([*arguments, "--out", str(cut)])
+    for name in ("evaluations.jsonl", "moves.jsonl"):
+        text = (cut / name).read_text()
+        (cut / name).write_text(
+            text[: len(text) // 2].rpartition("\n")[0] + ('\n{"task": "sm' if "eval" in name else "\n")
+        )
+    main([*arguments, "--out", str(cut)])
+
+    def untimed(folder: Path) -> list[tuple[object, ...]]:
+        return sorted((str(line["group"]), line["seed"], line["step"], line["row"]) for line in _lines(folder))
+
+    assert untimed(cut) == untimed(whole)
+
+
+def test_logs_give_a_strategy_only_what_its_earlier_studies_left(
+    write_grid: Callable[..., Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    arguments = ["--strategies", "portfolio", "--history", "logs:6", "--budget", "8", "--seeds", "3", "--out", str(out)]
+    assert main(["replay", str(write_grid()), *arguments]) == 0
+    assert len(_lines(out)) == 3 * 4 * 8
+    assert json.loads((out / "summary.json").read_text())[0]["replays"] == 3 * 2
+
+
+def test_targets_from_other_files_have_all_groups_as_earlier_tasks(
+    write_grid: Callable[..., Path], tmp_path: Path
+) -> None:
+    path, out, other = write_grid(), tmp_path / "out", tmp_path / "other.csv"
+    other.write_text((tmp_path / "data" / "grid.csv").read_text().replace("ant,", "gnu,"), encoding="utf-8")
+    assert main(["replay", str(path), "--strategies", "portfolio", "--targets", str(other), "--out", str(out)]) == 0
+    assert {tuple(line["group"]) for line in _lines(out)} == {("gnu",), ("bee",), ("cat",), ("dog",)}  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--strategies", "mata"],
+        ["--seeds", "0"],
+        ["--history", "logs:0"],
+        ["--history", "some"],
+        ["--targets", "nowhere.csv"],
+        ["--noise", "-1"],
+        ["--until", "2"],
+    ],
+)
+def test_misuse_is_exit_code_2_and_writes_nothing(
+    write_grid: Callable[..., Path], tmp_path: Path, arguments: list[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main(["replay", str(write_grid()), *arguments, "--out", str(out)]) == 2
+    assert not out.exists()
+
+
+def test_results_of_other_settings_are_not_joined(write_grid: Callable[..., Path], tmp_path: Path) -> None:
+    path, out = write_grid(), tmp_path / "out"
+    assert main(["replay", str(path), "--strategies", "random", "--budget", "3", "--out", str(out)]) == 0
+    assert main(["replay", str(path), "--strategies", "random", "--budget", "4", "--out", str(out)]) == 2
+
+
+def test_processes_do_not_change_the_result(write_grid: Callable[..., Path], tmp_path: Path) -> None:
+    path = write_grid()
+    for jobs in ("1", "2"):
+        arguments = ["--strategies", "random", "--budget", "4", "--jobs", jobs, "--out", str(tmp_path / jobs)]
+        assert main(["replay", str(path), *arguments]) == 0
+    one, two = ({(str(e["group"]), e["step"]): e["row"] for e in _lines(tmp_path / jobs)} for jobs in ("1", "2"))
+    assert one == two

@@ -1,0 +1,85 @@
+"""Task files: all faults at once, each at its line; data that does not fit is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tuner.bench.recorded_task import load_recorded
+from tuner.bench.task_file import read_task_file
+from tuner.errors import StudyFileError
+from tuner.metric import Direction
+from tuner.parameter import Scale
+
+
+def test_a_task_file_becomes_typed_values(write_grid: Callable[..., Path]) -> None:
+    task_file = read_task_file(write_grid())
+    assert task_file.name == "small"
+    assert task_file.direction is Direction.MAXIMIZE
+    assert [parameter.scale for parameter in task_file.parameters] == [Scale.CATEGORICAL, Scale.LOG, Scale.LINEAR]
+    assert [(bound.limit, bound.at_most) for bound in task_file.bounds] == [(40.0, True)]
+
+
+def test_the_key_on_is_a_word(write_grid: Callable[..., Path]) -> None:
+    path = write_grid(lambda text: text + "descriptors:\n  - {file: data/grid.csv, on: [model]}\n")
+    assert read_task_file(path).descriptors[0].on == ("model",)
+
+
+def test_all_faults_are_reported_at_their_lines(write_grid: Callable[..., Path]) -> None:
+    path = write_grid(
+        lambda text: (
+            text.replace("direction: maximize", "direction: up")
+            .replace("scale: log2", "scale: log10")
+            .replace("upper: 40", "at_most: 40")
+            .replace("min_rows: 4", "min_row: 4")
+        )
+    )
+    with pytest.raises(StudyFileError) as caught:
+        read_task_file(path)
+    assert [fault.line for fault in caught.value.faults] == [6, 8, 10, 12]
+    assert "min_rows" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (lambda text: text.replace("rate / instances", "rat / instances"), "no column 'rat'"),
+        (lambda text: text.replace("rate / instances", "rate / / instances"), "does not parse"),
+        (lambda text: text.replace("ran == 1", "ran"), "condition"),
+        (lambda text: text.replace("[model]", "[modle]"), "'model'"),
+        (lambda text: text.replace("upper: 40", "upper: 0.001"), "No group can be tuned"),
+        (lambda text: text.replace("data/grid.csv", "data/gird.csv"), "no file"),
+        (lambda text: text.replace("type: categorical", "type: ordinal, scale: linear"), "holds words"),
+        (lambda text: "a: [", "no YAML"),
+    ],
+)
+def test_what_does_not_fit_the_data_is_refused(
+    write_grid: Callable[..., Path], edit: Callable[[str], str], words: str
+) -> None:
+    with pytest.raises(StudyFileError, match=words):
+        load_recorded(read_task_file(write_grid(edit)))
+
+
+def test_an_objective_that_is_nan_where_it_ran_is_refused(write_grid: Callable[..., Path]) -> None:
+    path = write_grid(edit_data=lambda text: text.replace("bee,small,1,1,", "bee,small,1,1,nan,5,1\nbee,small,1,2,", 1))
+    with pytest.raises(StudyFileError, match=r"objective.*NaN"):
+        load_recorded(read_task_file(path))
+
+
+def test_repeats_answer_by_their_median_and_hold_only_together(write_grid: Callable[..., Path]) -> None:
+    repeats = "".join(f"eel,small,{rest},1\n" for rest in ("1,1,10,5", "1,1,30,5", "1,1,20,5", "2,1,90,5", "2,1,90,50"))
+    path = write_grid(edit_data=lambda text: text + repeats)
+    eel = load_recorded(read_task_file(path)).tasks[-1]
+    assert len(eel.configurations) == 2
+    assert eel.gains.tolist() == [20.0, -np.inf]
+    assert eel.within(0.05).tolist() == [True, False]
+
+
+def test_groups_too_small_are_skipped_with_a_note_but_stay_earlier_tasks(write_grid: Callable[..., Path]) -> None:
+    data = load_recorded(read_task_file(write_grid(edit_data=lambda text: text + "fox,small,1,1,10,5,1\n")))
+    assert [task.name for task in data.targets] == [("ant",), ("bee",), ("cat",), ("dog",)]
+    assert data.tasks[-1].name == ("fox",)
+    assert "fewer than 4" in data.notes[0]

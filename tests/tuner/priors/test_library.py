@@ -1,0 +1,111 @@
+"""The library of earlier tasks: what is stored comes back, bad files change nothing."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tuner.cli import prior as command
+from tuner.errors import UnknownNameError, UsageError
+from tuner.metric import MetricRef
+from tuner.objective import Objective
+from tuner.parameter import DEVICE, Parameter, Scale
+from tuner.priors.earlier_tasks import usable_priors
+from tuner.priors.library import PriorLibrary, starter_tasks
+from tuner.priors.prior_task import PriorTask, PriorTrial, read_prior
+from tuner.slo import Slo
+from tuner.space import Space
+
+names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,20}", fullmatch=True)
+values = st.one_of(st.integers(-5, 5), st.booleans(), st.sampled_from(["fp8", "fp16"]))
+numbers = st.floats(-1e9, 1e9, allow_nan=False)
+trials = st.builds(
+    PriorTrial,
+    config=st.fixed_dictionaries({"batch": values}),
+    metrics=st.dictionaries(st.sampled_from(["throughput", "p99(latency)"]), numbers),
+)
+tasks = st.builds(
+    PriorTask,
+    name=names,
+    parameters=st.just({"batch": Scale.LOG}),
+    trials=st.lists(trials, max_size=5).map(tuple),
+)
+
+
+def task(name: str = "one", **trial: float) -> PriorTask:
+    return PriorTask(
+        name=name,
+        parameters={"batch": Scale.LOG, "old_knob": Scale.LINEAR},
+        trials=(
+            PriorTrial(config={"batch": 4, "old_knob": 1}, metrics=trial or {"throughput": 9.0, "p99(latency)": 0.1}),
+            PriorTrial(config={"batch": 64, "old_knob": 1}),
+        ),
+    )
+
+
+@given(tasks)
+def test_reading_undoes_writing(task: PriorTask) -> None:
+    assert PriorTask.from_json(task.to_json()) == task
+
+
+def test_a_library_keeps_what_was_added(tmp_path: Path) -> None:
+    library = PriorLibrary(tmp_path / "priors")
+    assert list(library) == []
+    library.add(task())
+    assert library.get("one") == task()
+    with pytest.raises(UsageError, match="already has"):
+        library.add(task())
+    library.add(task("two"))
+    library.remove("one")
+    assert library.names() == ("two",)
+    with pytest.raises(UnknownNameError, match="two"):
+        library.get("tow")
+
+
+def test_a_prior_of_a_newer_version_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "new.json"
+    path.write_text(json.dumps({**json.loads(task().to_json()), "version": 2}))
+    with pytest.raises(UsageError, match=r"version 2.*Update"):
+        read_prior(path)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"version": 1, "name": "../x", "parameters": {}, "trials": []}'])
+def test_what_is_no_prior_is_refused_and_changes_nothing(tmp_path: Path, text: str) -> None:
+    good, bad = tmp_path / "good.json", tmp_path / "bad.json"
+    good.write_text(task().to_json())
+    bad.write_text(text)
+    parser = argparse.ArgumentParser()
+    command.add(parser.add_subparsers(required=True))
+    arguments = parser.parse_args(["prior", "--library", str(tmp_path / "lib"), "import", str(good), str(bad)])
+    with pytest.raises(UsageError):
+        arguments.run(arguments)
+    assert not (tmp_path / "lib").exists()
+
+
+def test_priors_with_other_parameters_are_used_where_they_overlap() -> None:
+    space = Space(
+        parameters=(
+            Parameter(name=DEVICE, values=("gpu",), default="gpu"),
+            Parameter(name="batch", values=(4, 16, 64), default=16, scale=Scale.LOG),
+        )
+    )
+    objective = Objective(MetricRef.parse("throughput"))
+    other = PriorTask(name="other", parameters={"nodes": Scale.LINEAR}, trials=())
+    found = usable_priors([task(), other], space, objective, [Slo.parse("p99(latency) <= 1 s")])
+    assert [each.name for each in found.tasks] == [("one",)]
+    assert found.tasks[0].rows == (("gpu", 4), ("gpu", 64))
+    assert found.tasks[0].ran.tolist() == [True, False]
+    assert "old_knob ignored" in found.notes[0]
+    assert "left out" in found.notes[1]
+
+
+def test_the_starter_library_names_source_and_licence() -> None:
+    shipped = starter_tasks()
+    assert len(shipped) > 70
+    assert all(each.source and each.licence and each.trials for each in shipped)
+    assert len({each.name for each in shipped}) == len(shipped)

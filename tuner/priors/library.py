@@ -1,0 +1,94 @@
+"""The local library of earlier tasks, and the starter library that ships."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+
+from tuner.errors import StorageError, UnknownNameError, UsageError
+from tuner.priors.prior_task import PriorTask, read_prior
+
+
+def default_folder() -> Path:
+    """`$TUNER_PRIORS`, or the user's data folder."""
+    chosen = os.environ.get("TUNER_PRIORS")
+    if chosen:
+        return Path(chosen)
+    base = os.environ.get("XDG_DATA_HOME")
+    return (Path(base) if base else Path.home() / ".local" / "share") / "serving-tuner" / "priors"
+
+
+def starter_tasks() -> tuple[PriorTask, ...]:
+    """The tasks that ship: public measurements, each with its source and licence."""
+    folder = resources.files("tuner.priors") / "starter"
+    with resources.as_file(folder) as path:
+        return tuple(read_prior(file) for file in sorted(path.glob("*.json.gz")))
+
+
+class PriorLibrary:
+    """A folder with one file per earlier task; every write is complete or does not happen."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder or default_folder()
+
+    def __iter__(self) -> Iterator[PriorTask]:
+        """All tasks, in order of name."""
+        for path in sorted(self.folder.glob("*.json")):
+            yield read_prior(path)
+
+    def names(self) -> tuple[str, ...]:
+        """Names of all tasks, in order."""
+        return tuple(sorted(path.name.removesuffix(".json") for path in self.folder.glob("*.json")))
+
+    def get(self, name: str) -> PriorTask:
+        """The task of that name.
+
+        Raises:
+            UnknownNameError: there is none.
+        """
+        if name not in self.names():
+            raise UnknownNameError("prior", name, self.names())
+        return read_prior(self._path(name))
+
+    def add(self, task: PriorTask, *, replace: bool = False) -> Path:
+        """Stores a task.
+
+        Raises:
+            UsageError: its name is taken and `replace` is false.
+            StorageError: the folder refuses.
+        """
+        path = self._path(task.name)
+        if path.exists() and not replace:
+            raise UsageError(f"The library already has a prior {task.name!r}. Choose another --name, or --replace it.")
+        write_text(path, task.to_json() + "\n")
+        return path
+
+    def remove(self, name: str) -> None:
+        """Forgets a task.
+
+        Raises:
+            UnknownNameError: there is none of that name.
+        """
+        self.get(name)
+        self._path(name).unlink()
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.json"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file as a whole: an interruption leaves the old one, or none.
+
+    Raises:
+        StorageError: the disk or the folder refuses.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise StorageError(f"{path} cannot be written: {error}.") from error

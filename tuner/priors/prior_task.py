@@ -1,0 +1,121 @@
+"""Earlier tasks as data: the trials of a finished study, or of a published measurement, and nothing of the model.
+
+The file format is JSON, gzipped or not, one task per file::
+
+    {"version": 1, "name": "encoder-a", "source": "...", "licence": "", "parameters": {"batch": "log"},
+     "trials": [{"config": {"batch": 8}, "metrics": {"throughput": 120.0}}, {"config": {"batch": 64}}]}
+
+A trial without metrics did not run. A file of a newer version is refused, whole.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from tuner.errors import UsageError
+from tuner.parameter import Scale, Value
+
+VERSION: Final = 1
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,119}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PriorTrial:
+    """One trial: what was set, and what was measured; no metrics where it did not run."""
+
+    config: Mapping[str, Value]
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PriorTask:
+    """An earlier task.
+
+    Attributes:
+        name: unique in a library; letters, digits and `._@+-`.
+        source: where the numbers come from.
+        licence: of the numbers, where they are someone else's.
+        parameters: scale of every parameter that trials may set.
+        trials: in the order in which they were run.
+        features: numbers that describe the model.
+    """
+
+    name: str
+    source: str = ""
+    licence: str = ""
+    parameters: Mapping[str, Scale]
+    trials: tuple[PriorTrial, ...]
+    features: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise UsageError(f"{self.name!r} cannot name a prior. Use letters, digits and ._@+- only, 120 at most.")
+        for trial in self.trials:
+            unknown = sorted(set(trial.config) - set(self.parameters))
+            if unknown:
+                raise UsageError(f"Prior {self.name!r}: a trial sets {', '.join(unknown)}, which it does not declare.")
+            if not all(math.isfinite(value) for value in trial.metrics.values()):
+                raise UsageError(f"Prior {self.name!r}: a metric is not finite. Leave it out.")
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of all metrics, in name order."""
+        return tuple(sorted({name for trial in self.trials for name in trial.metrics}))
+
+    def to_json(self) -> str:
+        """The file's text; `from_json` undoes it."""
+        content: dict[str, Any] = {"version": VERSION} | asdict(self)
+        content["parameters"] = {name: scale.value for name, scale in self.parameters.items()}
+        return json.dumps(content, separators=(",", ":"), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str, origin: str = "the file") -> PriorTask:
+        """The task that a file holds.
+
+        Raises:
+            UsageError: it is no prior, or one of a newer version.
+        """
+        try:
+            content = json.loads(text)
+            version = content["version"]
+            if not isinstance(version, int) or version > VERSION:
+                raise UsageError(
+                    f"{origin} holds a prior of version {version}, this program reads up to {VERSION}. Update it."
+                )
+            return cls(
+                name=str(content["name"]),
+                source=str(content.get("source", "")),
+                licence=str(content.get("licence", "")),
+                parameters={str(name): Scale(scale) for name, scale in content["parameters"].items()},
+                trials=tuple(
+                    PriorTrial(
+                        config=dict(trial["config"]),
+                        metrics={str(name): float(value) for name, value in trial.get("metrics", {}).items()},
+                    )
+                    for trial in content["trials"]
+                ),
+                features={str(name): float(value) for name, value in content.get("features", {}).items()},
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UsageError(f"{origin} holds no prior: {type(error).__name__} {error}.") from error
+
+
+def read_prior(path: Path) -> PriorTask:
+    """The prior in a file, gzipped or not.
+
+    Raises:
+        UsageError: it cannot be read, or is no prior.
+    """
+    try:
+        data = path.read_bytes()
+        text = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode("utf-8")
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} cannot be read: {error}.") from error
+    return PriorTask.from_json(text, str(path))

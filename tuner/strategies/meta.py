@@ -1,0 +1,151 @@
+"""The meta-learned search as an Optuna sampler, for real studies.
+
+The candidates of a study become the list that `tuner.strategies.meta_search` searches. Joint draws are made of at
+most `SHORTLIST` of them: everything tried, what served the earlier tasks best, the neighbours of the best trials, and
+a uniform part of the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from optuna.study import Study
+
+from tuner.errors import UsageError
+from tuner.objective import Objective
+from tuner.parameter import Value
+from tuner.slo import Slo
+from tuner.strategies.candidates import Candidates, Rows, config_of, row_of
+from tuner.strategies.history import History
+from tuner.strategies.listed_problem import Answer, Bound, EarlierTask, ListedParameter, ListedProblem
+from tuner.strategies.meta_prior import HyperparameterCache, MetaSettings
+from tuner.strategies.meta_search import MetaProspects, MetaSearch
+from tuner.strategies.sampler import CandidateSampler
+
+SHORTLIST: Final = 400
+"""Configurations that are drawn jointly; a draw costs the cube of it once per hypothesis."""
+_FROM_EACH_EARLIER: Final = 20
+_CLIMBED: Final = 3
+
+
+class MetaSampler(CandidateSampler):
+    """Searches a study's candidates with the knowledge of earlier tasks.
+
+    Like every sampler over candidates it keeps no memory but caches: the same trials, seed and number lead to the
+    same choice.
+
+    Args:
+        candidates: what may be asked.
+        objectives: one.
+        slos: all must hold.
+        seed: of every random choice.
+        earlier: earlier tasks, rows over the space's parameters in its order (`tuner.priors.earlier_tasks`).
+        settings: of the search.
+
+    Raises:
+        UsageError: there are two objectives.
+    """
+
+    def __init__(
+        self,
+        candidates: Candidates,
+        objectives: Sequence[Objective],
+        slos: Sequence[Slo] = (),
+        seed: int = 0,
+        *,
+        earlier: Sequence[EarlierTask] = (),
+        settings: MetaSettings | None = None,
+    ) -> None:
+        super().__init__(candidates, objectives, slos, seed)
+        if len(objectives) != 1:
+            raise UsageError(f"The sampler 'meta' searches one objective, not {len(objectives)}. Write sampler: auto.")
+        self._earlier = tuple(earlier)
+        self._settings = settings
+        self._cache: HyperparameterCache = {}
+
+    def choose(self, history: History, open_positions: npt.NDArray[np.bool_], number: int) -> Rows:
+        """See `CandidateSampler.choose`."""
+        rows, search = self._search(history, open_positions, number)
+        return np.asarray(rows[search.ask()], dtype=np.int16)
+
+    def prospects(self, study: Study) -> MetaProspects:
+        """What more trials may bring; `best` is a position in no list that the caller has, so see the study for it."""
+        history = self.history(study)
+        return self._search(history, self._open(history), len(history))[1].prospects()
+
+    def _search(self, history: History, open_positions: npt.NDArray[np.bool_], number: int) -> tuple[Rows, MetaSearch]:
+        rows = self._shortlist(history, open_positions, number)
+        problem = self._problem(rows)
+        search = MetaSearch(problem, seed=self.seed, settings=self._settings, cache=self._cache)
+        position = {row.tobytes(): at for at, row in enumerate(rows)}
+        for row in history.tried_rows:
+            search.ask_for(position[row.tobytes()])
+        for row, values, errors in zip(history.rows, history.values, history.std_errors, strict=True):
+            search.tell(position[row.tobytes()], self._answer(history, values, errors))
+        for row in history.failed_rows:
+            search.tell(position[row.tobytes()], Answer(ran=False))
+        return rows, search
+
+    def _answer(self, history: History, values: npt.NDArray[np.float64], errors: npt.NDArray[np.float64]) -> Answer:
+        column = history.column(self.objectives[0].metric)
+        value = float(values[column])
+        return Answer(
+            ran=True,
+            objective=value,
+            constraints=tuple(float(values[history.column(slo.metric)]) for slo in self.slos),
+            noise=float(errors[column]) / abs(value) if value else None,
+        )
+
+    def _problem(self, rows: Rows) -> ListedProblem:
+        space = self.candidates.space
+        return ListedProblem(
+            parameters=tuple(ListedParameter(parameter.name, parameter.scale) for parameter in space.parameters),
+            rows=tuple(self._values(row) for row in rows),
+            direction=self.objectives[0].direction,
+            bounds=tuple(Bound(name=str(slo), limit=slo.bound, at_most=slo.at_most) for slo in self.slos),
+            earlier=self._earlier,
+        )
+
+    def _values(self, row: Rows) -> tuple[Value, ...]:
+        space = self.candidates.space
+        return tuple(space.complete(config_of(space, row)).values())
+
+    def _shortlist(self, history: History, open_positions: npt.NDArray[np.bool_], number: int) -> Rows:
+        tried = history.tried_rows
+        if len(self.candidates) + len(tried) <= SHORTLIST:
+            parts = [tried, self.candidates.rows]
+        else:
+            parts = [tried, self._best_of_earlier(), self._neighbours_of_best(history)]
+            generator = np.random.default_rng([self.seed, number])
+            rest = np.flatnonzero(open_positions)
+            picked = generator.choice(rest, size=min(SHORTLIST, len(rest)), replace=False)
+            parts.append(self.candidates.rows[picked])
+        rows = np.concatenate(parts)
+        first = np.sort(np.unique(rows, axis=0, return_index=True)[1])
+        return np.asarray(rows[first][: max(SHORTLIST, len(tried) + 1)], dtype=np.int16)
+
+    def _best_of_earlier(self) -> Rows:
+        """Candidates that served an earlier task best."""
+        space = self.candidates.space
+        bounds = tuple(Bound(name=str(slo), limit=slo.bound, at_most=slo.at_most) for slo in self.slos)
+        found = []
+        for task in self._earlier:
+            gains = task.gains(self.objectives[0].direction, bounds)
+            for at in np.argsort(-gains)[:_FROM_EACH_EARLIER]:
+                values = dict(zip(space.names, task.rows[at], strict=True))
+                if all(values[parameter.name] in parameter.values for parameter in space.parameters):
+                    config = space.config(values)
+                    if self.candidates.position(config) is not None:
+                        found.append(row_of(space, config))
+        return np.array(found, dtype=np.int16).reshape(len(found), len(space.parameters))
+
+    def _neighbours_of_best(self, history: History) -> Rows:
+        if not len(history.rows):
+            return history.rows
+        objective = self.objectives[0]
+        gains = [objective.gain(float(value)) for value in history.values[:, history.column(objective.metric)]]
+        best = np.argsort(-np.array(gains))[:_CLIMBED]
+        return self.candidates.neighbours(history.rows[best])

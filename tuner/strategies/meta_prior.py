@@ -1,0 +1,280 @@
+"""From earlier tasks to hypotheses about a new one, metric by metric.
+
+Metrics are the objective, every bounded metric and `ran` (1 or -1). Positive metrics are taken as logarithms,
+so that an unknown scale is an unknown level. Hypotheses, the same for all metrics:
+
+* `own`: what the earlier tasks share, and a deviation as theirs are; once more with twice that deviation,
+* `follows`: one per earlier task, as measured and scaled: its surface moved along an ordinal parameter (a job
+  twice the size needs twice the memory),
+* `alone`: only smoothness is known, as learned from the earlier tasks; and `fresh`: as assumed by default,
+  for several length scales and spreads, so that wrong earlier tasks cannot do lasting harm.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from tuner.parameter import Scale, Value
+from tuner.strategies.listed_problem import Answer, BoolArray, EarlierTask, FloatArray, ListedProblem
+from tuner.surrogates.hierarchical import Gaussian, HierarchicalModel
+from tuner.surrogates.hierarchical_fit import (
+    Hyperparameters,
+    TaskData,
+    default_hyperparameters,
+    fit_hyperparameters,
+)
+from tuner.surrogates.hierarchical_kernel import GridEncoding
+from tuner.surrogates.one_thread import one_thread
+
+OBJECTIVE = "objective"
+RAN = "ran"
+
+_MOVES = (-0.8, -0.4, 0.4, 0.8)
+"""Octaves by which an earlier task may be moved."""
+_MOST_FOLLOWED = 60
+"""Hypotheses of the kind `follows`; more earlier tasks than that are followed unmoved only."""
+_LENGTHS = (0.5, 1.0, 2.0)
+_SPREADS = (1.0, 2.5)
+_UNKNOWN_LEVEL = 400.0
+"""Variance of the level of a metric of which nothing is known: e^20 either way in natural logarithms."""
+_TINY = 1e-12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetaSettings:
+    """The few settings of the search; docs/search.md says how they were chosen.
+
+    Attributes:
+        own, follows, alone, fresh: prior weights of the kinds of hypothesis.
+        deviation: of a follower from the task that it follows, as a share of a task's own deviation.
+        moves: whether earlier tasks are also followed moved along ordinal parameters.
+        interleave_after: trials after which every second one is asked without the earlier tasks' surfaces.
+        draws: joint draws per hypothesis.
+        tolerance: a configuration within this share of the best is good enough.
+    """
+
+    own: float = 0.3
+    follows: float = 0.5
+    alone: float = 0.1
+    fresh: float = 0.1
+    deviation: float = 0.5
+    moves: bool = False
+    interleave_after: int = 5
+    draws: int = 512
+    tolerance: float = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricPrior:
+    """The hypotheses about one metric, in standard units: (transformed value - centre) / scale.
+
+    Attributes:
+        name: `objective`, `ran`, or the bounded metric's.
+        logarithmic: whether the logarithm is modelled.
+        centre, scale: of the transformed values.
+        gaussians: one per hypothesis.
+    """
+
+    name: str
+    logarithmic: bool
+    centre: float
+    scale: float
+    gaussians: tuple[Gaussian, ...]
+
+    def standard(self, value: float) -> float:
+        """A measured value in standard units."""
+        return (_transform(value, self.logarithmic) - self.centre) / self.scale
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetaPrior:
+    """Everything that is believed of a task before its first trial.
+
+    Attributes:
+        metrics: objective first; `ran` last where any earlier trial failed or none is known.
+        weights: prior weights of the hypotheses, shape (H,).
+        transferred: which hypotheses rest on the earlier tasks' surfaces, shape (H,).
+    """
+
+    metrics: tuple[MetricPrior, ...]
+    weights: FloatArray
+    transferred: BoolArray
+
+
+HyperparameterCache = dict[str, Hyperparameters]
+"""Fitted hyperparameters by digest of what they were fitted to."""
+
+
+def meta_prior(problem: ListedProblem, settings: MetaSettings, cache: HyperparameterCache) -> MetaPrior:
+    """The prior of a problem, from its earlier tasks."""
+    with one_thread():
+        return _Builder(problem, settings, cache).build()
+
+
+def answer_value(metric: int, problem: ListedProblem, answer: Answer, name: str) -> float | None:
+    """What an answer says of the metric at position `metric` and of that name, or `None`."""
+    if name == RAN:
+        return 1.0 if answer.ran else -1.0
+    if not answer.ran:
+        return None
+    value = answer.objective if metric == 0 else answer.constraints[metric - 1]
+    return None if value is None or not math.isfinite(value) else value
+
+
+def _transform(value: float, logarithmic: bool) -> float:
+    return math.log(max(value, _TINY)) if logarithmic else value
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """A metric, and how it is read from an earlier task."""
+
+    name: str
+    of: Callable[[EarlierTask], FloatArray]
+
+
+class _Builder:
+    def __init__(self, problem: ListedProblem, settings: MetaSettings, cache: HyperparameterCache) -> None:
+        self._problem = problem
+        self._settings = settings
+        self._cache = cache
+        self._scales = [parameter.scale for parameter in problem.parameters]
+        earlier_rows = list(dict.fromkeys(row for task in problem.earlier for row in task.rows))
+        self._grid_rows = earlier_rows or list(problem.rows)
+        self._position = {row: at for at, row in enumerate(self._grid_rows)}
+        moved = self._moved_rows() if settings.moves else []
+        self._encoding = GridEncoding.of(
+            self._scales,
+            list(dict.fromkeys([*self._grid_rows, *problem.rows])),
+            [problem.descriptors.get(parameter.name, {}) for parameter in problem.parameters],
+            [row for rows in moved for row in rows],
+        )
+        self._grid = self._encoding.codes(self._grid_rows)
+        self._target = self._encoding.codes(problem.rows)
+        self._moved = [self._encoding.codes(rows) for rows in moved]
+
+    def build(self) -> MetaPrior:
+        tasks = self._problem.earlier
+        metrics = [self._metric(column, tasks) for column in self._columns()]
+        count = len(metrics[0].gaussians)
+        fresh = len(_LENGTHS) * len(_SPREADS)
+        followers = count - fresh - (3 if tasks else 0)
+        settings = self._settings
+        weights = [settings.fresh / fresh] * fresh
+        if tasks:
+            followed = [settings.follows / followers] * followers
+            weights = [settings.own * 0.7, settings.own * 0.3, settings.alone, *followed, *weights]
+        transferred = np.zeros(count, bool)
+        if tasks:
+            transferred[:2] = True
+            transferred[3 : 3 + followers] = True
+        return MetaPrior(metrics=tuple(metrics), weights=np.array(weights), transferred=transferred)
+
+    def _columns(self) -> list[_Column]:
+        columns = [_Column(OBJECTIVE, lambda task: task.objective)]
+        for at, bound in enumerate(self._problem.bounds):
+            columns.append(_Column(bound.name, lambda task, at=at: task.constraints[:, at]))  # type: ignore[misc]
+        columns.append(_Column(RAN, lambda task: np.where(task.ran, 1.0, -1.0)))
+        return columns
+
+    def _metric(self, column: _Column, tasks: Sequence[EarlierTask]) -> MetricPrior:
+        read = [self._read(column, task) for task in tasks]
+        logarithmic = column.name != RAN and all((values > 0).all() for _, values in read)
+        if column.name not in (OBJECTIVE, RAN):
+            logarithmic = logarithmic and self._limit(column.name) > 0
+        measured = [self._task_data(rows, values, logarithmic) for rows, values in read]
+        kept = [data for data in measured if len(data.values)]
+        centre, scale = 0.0, 1.0
+        if kept and column.name != RAN:
+            centre = float(np.mean([data.values.mean() for data in kept]))
+            scale = float(np.sqrt(np.mean([data.values.var() for data in kept])))
+            scale = scale if scale > 1e-6 else 1.0
+        standard = [replace(data, values=(data.values - centre) / scale) for data in measured]
+        return MetricPrior(
+            name=column.name,
+            logarithmic=logarithmic,
+            centre=centre,
+            scale=scale,
+            gaussians=tuple(self._gaussians(column.name, standard)),
+        )
+
+    def _gaussians(self, name: str, tasks: Sequence[TaskData]) -> list[Gaussian]:
+        gaussians: list[Gaussian] = []
+        if tasks and name == RAN and all((data.values > 0).all() for data in tasks):
+            # Nothing ever failed: so it is expected to go on, with a failure taken as news of its neighbourhood.
+            steady = HierarchicalModel(
+                self._encoding, self._target[:1], (), default_hyperparameters(self._encoding)
+            ).alone(self._target)
+            sure = Gaussian(steady.mean + 1.0, 0.2 * (steady.covariance - 1.0), steady.noise)
+            return [sure] * (3 + len(tasks) * (1 + len(self._moved)) + len(_LENGTHS) * len(_SPREADS))
+        if tasks:
+            kept = [data for data in tasks if len(data.values)]
+            hyperparameters = self._hyperparameters(name, kept)
+            model = HierarchicalModel(self._encoding, self._grid, tasks, hyperparameters)
+            own = model.own(self._target)
+            gaussians += [own, model.own(self._target, spread=2.0), model.alone(self._target)]
+            for moved in (None, *self._moved):
+                gaussians += model.following(self._target, deviation=self._settings.deviation, moved=moved)
+        default = default_hyperparameters(self._encoding)
+        count = len(self._problem.parameters)
+        for length in _LENGTHS:
+            theta = default.shared.copy()
+            theta[: 2 * count] += math.log(length)
+            smooth = replace(default, shared=theta)
+            base = HierarchicalModel(self._encoding, self._target[:1], (), smooth).alone(self._target)
+            for spread in _SPREADS:
+                # A level of its own, known to nobody: the first trial tells it.
+                level = 1.0 if tasks or name == RAN else _UNKNOWN_LEVEL
+                wide = spread**2 * (base.covariance - 1.0) + level
+                gaussians.append(Gaussian(base.mean + (1.0 if name == RAN else 0.0), wide, base.noise))
+        return gaussians
+
+    def _hyperparameters(self, name: str, tasks: Sequence[TaskData]) -> Hyperparameters:
+        digest = hashlib.sha256(repr((name, self._encoding.values, self._grid_rows, self._scales)).encode())
+        for data in tasks:
+            digest.update(data.index.tobytes() + data.values.tobytes())
+        key = digest.hexdigest()
+        if key not in self._cache:
+            self._cache[key] = fit_hyperparameters(self._encoding, self._grid, tasks)
+        return self._cache[key]
+
+    def _read(self, column: _Column, task: EarlierTask) -> tuple[list[int], FloatArray]:
+        values = column.of(task)
+        known = np.isfinite(values) if column.name == RAN else np.isfinite(values) & task.ran
+        rows = [self._position[row] for row, keep in zip(task.rows, known, strict=True) if keep]
+        return rows, np.asarray(values[known], dtype=float)
+
+    @staticmethod
+    def _task_data(rows: Sequence[int], values: FloatArray, logarithmic: bool) -> TaskData:
+        """Repeats are averaged; rows in ascending order."""
+        index, inverse = np.unique(np.array(rows, dtype=np.int64), return_inverse=True)
+        if not len(index):
+            empty = np.zeros(0)
+            return TaskData(index=index, values=empty, repeats=empty)
+        transformed = np.log(values) if logarithmic else values
+        repeats = np.bincount(inverse, minlength=len(index)).astype(float)
+        means = np.bincount(inverse, weights=transformed, minlength=len(index)) / repeats
+        return TaskData(index=index, values=means, repeats=repeats)
+
+    def _limit(self, name: str) -> float:
+        return next(bound.limit for bound in self._problem.bounds if bound.name == name)
+
+    def _moved_rows(self) -> list[list[tuple[Value, ...]]]:
+        """The target's configurations, moved along each ordinal parameter in turn."""
+        axes = []
+        for axis, scale in enumerate(self._scales):
+            found = {row[axis] for row in self._grid_rows}
+            if scale is not Scale.CATEGORICAL and len(found) > 3 and min(map(float, found)) > 0:
+                axes.append(axis)
+        if len(self._problem.earlier) * (1 + len(axes) * len(_MOVES)) > _MOST_FOLLOWED:
+            return []
+        return [
+            [(*row[:axis], float(row[axis]) * 2.0**octaves, *row[axis + 1 :]) for row in self._problem.rows]
+            for axis in axes
+            for octaves in _MOVES
+        ]

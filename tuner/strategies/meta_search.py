@@ -1,0 +1,206 @@
+"""The meta-learned search over a list of configurations.
+
+Every question is the configuration with the highest probability of being good enough: of holding every bound
+and being within 5 % of the best that does, over joint draws of all metrics from the mixture of hypotheses
+that `meta_prior` makes of the earlier tasks. With trials in flight it is the probability that this one is good
+and none of those is, so that a batch covers what may be best.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from tuner.metric import Direction
+from tuner.strategies.listed_problem import Answer, BoolArray, FloatArray, ListedProblem
+from tuner.strategies.meta_prior import (
+    OBJECTIVE,
+    RAN,
+    HyperparameterCache,
+    MetaPrior,
+    MetaSettings,
+    answer_value,
+    meta_prior,
+)
+from tuner.surrogates.hypothesis_mixture import HypothesisMixture
+from tuner.surrogates.one_thread import one_thread
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetaProspects:
+    """What is believed after some trials.
+
+    Attributes:
+        best: the tried row with the best answer that holds, or `None`.
+        within: probability that it is within the tolerance of the best.
+        expected_gain: largest expected improvement of one more trial, as a share of the incumbent.
+    """
+
+    best: int | None
+    within: float
+    expected_gain: float
+
+
+class MetaSearch:
+    """A `ListedStrategy` that stands on earlier tasks.
+
+    Args:
+        problem: what is searched; without earlier tasks the search starts from scratch.
+        seed: of every random choice.
+        settings: see there.
+        cache: fitted hyperparameters, to be shared by searches with the same earlier tasks.
+    """
+
+    def __init__(
+        self,
+        problem: ListedProblem,
+        seed: int = 0,
+        settings: MetaSettings | None = None,
+        cache: HyperparameterCache | None = None,
+        prior: MetaPrior | None = None,
+    ) -> None:
+        self._problem = problem
+        self._settings = settings or MetaSettings()
+        self._prior = prior or meta_prior(problem, self._settings, {} if cache is None else cache)
+        self._generator = np.random.default_rng(seed)
+        self._mixture = HypothesisMixture(
+            {metric.name: metric.gaussians for metric in self._prior.metrics},
+            self._prior.weights,
+            draws=self._settings.draws,
+            generator=self._generator,
+        )
+        self._tie_break: FloatArray = 1e-9 * self._generator.random(len(problem.rows))
+        self._asked: list[int] = []
+        self._told: dict[int, Answer] = {}
+
+    @property
+    def prior(self) -> MetaPrior:
+        """The prior it started from."""
+        return self._prior
+
+    def ask(self) -> int:
+        """See `ListedStrategy.ask`; rows are not repeated until all have been asked."""
+        with one_thread():
+            row = self._choose()
+        self._asked.append(row)
+        return row
+
+    def ask_for(self, row: int) -> None:
+        """Notes that a row was asked by somebody else: it is in flight until told."""
+        self._asked.append(row)
+
+    def tell(self, row: int, answer: Answer) -> None:
+        """See `ListedStrategy.tell`."""
+        self._told[row] = answer
+        for at, metric in enumerate(self._prior.metrics):
+            value = answer_value(at, self._problem, answer, metric.name)
+            if value is not None:
+                noise = 0.0
+                if answer.noise is not None and metric.logarithmic:
+                    noise = (answer.noise / metric.scale) ** 2
+                self._mixture.observe(metric.name, row, metric.standard(value), noise)
+
+    def prospects(self) -> MetaProspects:
+        """What more trials may bring."""
+        with one_thread():
+            return self._prospects()
+
+    def _choose(self) -> int:
+        open_rows = np.ones(len(self._problem.rows), bool)
+        open_rows[self._asked] = False
+        if not open_rows.any():
+            open_rows[:] = True
+        if not self._problem.earlier and len(self._asked) < 3:
+            return self._spread_out(open_rows)
+        pending = [row for row in self._asked if row not in self._told]
+        score = np.zeros(len(open_rows))
+        for share, gain in self._gains(self._weights()):
+            good = self._good(gain)
+            if pending:
+                good = good & ~good[pending].any(axis=0)
+            score += share * good.mean(axis=1)
+        score = np.where(open_rows, score + self._tie_break, -1.0)
+        return int(np.argmax(score))
+
+    def _weights(self) -> FloatArray:
+        weights = self._mixture.weights()
+        turn = len(self._asked) - self._settings.interleave_after
+        if turn >= 0 and turn % 2 == 0 and not self._prior.transferred.all():
+            weights = np.where(self._prior.transferred, 0.0, weights)
+            # Without underflow where the transferred hypotheses predict very much better.
+            weights = weights + np.where(self._prior.transferred, 0.0, 1e-12 * self._prior.weights)
+        return np.asarray(weights / weights.sum())
+
+    def _gains(self, weights: FloatArray) -> list[tuple[float, FloatArray]]:
+        """Shares and joint draws of the objective, more is better, minus infinity where it does not hold.
+
+        In natural logarithms where the objective is positive, else as it is.
+        """
+        drawn = []
+        for hypothesis, share in self._mixture.drawn(weights):
+            objective = self._prior.metrics[0]
+            gain = self._mixture.draws(OBJECTIVE, hypothesis) * objective.scale + objective.centre
+            if self._problem.direction is Direction.MINIMIZE:
+                gain = -gain
+            holds = np.ones(gain.shape, bool)
+            for metric, bound in zip(self._prior.metrics[1:], self._problem.bounds, strict=False):
+                limit = metric.standard(bound.limit)
+                values = self._mixture.draws(metric.name, hypothesis)
+                holds &= values <= limit if bound.at_most else values >= limit
+            holds &= self._mixture.draws(RAN, hypothesis) > 0
+            for row, answer in self._told.items():
+                holds[row] &= answer.ran
+            drawn.append((share, np.where(holds, gain, -np.inf)))
+        return drawn
+
+    def _good(self, gain: FloatArray) -> BoolArray:
+        """Which rows hold and are within the tolerance of the best, draw by draw."""
+        best = gain.max(axis=0)
+        if self._prior.metrics[0].logarithmic:
+            floor = best + math.log1p(-self._settings.tolerance)
+        else:
+            floor = best - self._settings.tolerance * np.abs(best)
+        with np.errstate(invalid="ignore"):
+            return np.asarray((gain >= floor) & np.isfinite(gain))
+
+    def _spread_out(self, open_rows: BoolArray) -> int:
+        """From scratch, the first rows are far from one another in the ranks of their values."""
+        columns = list(zip(*self._problem.rows, strict=True))
+        places = np.column_stack([_ranks(list(column)) for column in columns])
+        choices = np.flatnonzero(open_rows)
+        if not self._asked:
+            middle = np.abs(places[choices] - 0.5).sum(axis=1)
+            return int(choices[int(np.argmin(middle + self._tie_break[choices]))])
+        gaps = np.abs(places[choices, None, :] - places[None, self._asked, :]).sum(axis=2).min(axis=1)
+        allowed = np.flatnonzero(gaps >= np.quantile(gaps, 0.8))
+        return int(choices[int(self._generator.choice(allowed))])
+
+    def _prospects(self) -> MetaProspects:
+        gains = {row: self._problem.gain(answer) for row, answer in self._told.items()}
+        holding = {row: gain for row, gain in gains.items() if math.isfinite(gain)}
+        if not holding:
+            return MetaProspects(best=None, within=0.0, expected_gain=math.inf)
+        best = max(holding, key=lambda row: holding[row])
+        within, improvement = 0.0, np.zeros(len(self._problem.rows))
+        for share, gain in self._gains(self._mixture.weights()):
+            within += share * float(self._good(gain)[best].mean())
+            with np.errstate(invalid="ignore"):
+                lead = np.where(np.isfinite(gain), gain - np.maximum(gain[best], -1e300), -np.inf)
+            growth = np.expm1(np.clip(lead, 0.0, 5.0)) if self._prior.metrics[0].logarithmic else np.maximum(lead, 0.0)
+            improvement += share * growth.mean(axis=1)
+        improvement[list(self._told)] = 0.0
+        scale = 1.0 if self._prior.metrics[0].logarithmic else max(abs(holding[best]), _SMALL)
+        return MetaProspects(best=best, within=within, expected_gain=float(improvement.max()) / scale)
+
+
+_SMALL = 1e-12
+
+
+def _ranks(values: list[object]) -> FloatArray:
+    """Places of values in [0, 1] by their order; words in order of appearance."""
+    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    distinct = sorted(set(values)) if numbers else list(dict.fromkeys(values))  # type: ignore[type-var]
+    where = {value: at for at, value in enumerate(distinct)}
+    return np.array([where[value] for value in values], dtype=float) / max(len(distinct) - 1, 1)

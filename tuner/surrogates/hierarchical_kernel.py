@@ -1,0 +1,171 @@
+"""Covariances over listed configurations, for Gaussian processes shared by many tasks.
+
+Every parameter has few values, so a covariance is a table per parameter, looked up by code.
+
+| symbol | shape | meaning |
+| --- | --- | --- |
+| n, p, v | | configurations, parameters, values of one parameter |
+| codes | (n, p) | position of every value in its parameter's domain |
+| distances | p x (v, v) | distances between the values of each parameter |
+| theta | (3 p + 1,) | log length scales (product, additive), log amplitudes (product, one per parameter) |
+
+    k(x, x') = a^2 prod_p m(d_p / l_p)  +  sum_p a_p^2 m(d_p / l'_p),   m the Matern 5/2 correlation
+
+The product lets everything interact; the sum carries what one parameter does alone, far from any data
+(Duvenaud et al. 2011).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tuner.parameter import Scale, Value
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GridEncoding:
+    """Codes and distances of the values that occur in a set of configurations.
+
+    Attributes:
+        values: the domain of every parameter.
+        distances: for every parameter, shape (v, v); ordinal domains span 1, different words are 1 apart
+            (more, up to 2, where their descriptors differ).
+    """
+
+    values: tuple[tuple[Value, ...], ...]
+    distances: tuple[FloatArray, ...]
+    bases: tuple[FloatArray, ...]
+
+    @classmethod
+    def of(
+        cls,
+        scales: Sequence[Scale],
+        rows: Sequence[Sequence[Value]],
+        descriptors: Sequence[Mapping[Value, tuple[float, ...]]],
+        virtual: Sequence[Sequence[Value]] = (),
+    ) -> GridEncoding:
+        """The encoding of all values in `rows`.
+
+        Args:
+            scales: of the parameters.
+            rows: configurations; they span the scales.
+            descriptors: one mapping per parameter, empty or not.
+            virtual: further configurations, between or beyond the others on ordinal scales.
+        """
+        domains, distances, bases = [], [], []
+        for column, scale in enumerate(scales):
+            found = list(dict.fromkeys(row[column] for row in rows))
+            if scale is Scale.CATEGORICAL:
+                domains.append(tuple(found))
+                distances.append(_word_distances(found, descriptors[column]))
+                bases.append(np.eye(len(found)))
+                continue
+            ordered = sorted({*found, *(row[column] for row in virtual)}, key=float)
+            numbers = np.array([float(value) for value in ordered])
+            real = np.isin(numbers, [float(value) for value in found])
+            octaves = np.log2(numbers if numbers[0] > 0 else numbers - numbers[0] + 1.0)
+            bases.append((octaves - octaves[real].mean())[:, None] / 3.0)
+            places = octaves if scale is Scale.LOG else numbers
+            low, high = places[real].min(), places[real].max()
+            places = (places - low) / max(high - low, 1e-12)
+            domains.append(tuple(ordered))
+            distances.append(np.abs(places[:, None] - places[None, :]))
+        return cls(values=tuple(domains), distances=tuple(distances), bases=tuple(bases))
+
+    def codes(self, rows: Sequence[Sequence[Value]]) -> IntArray:
+        """Positions of the values of `rows`, shape (n, p)."""
+        positions = [{value: code for code, value in enumerate(domain)} for domain in self.values]
+        return np.array(
+            [[where[value] for where, value in zip(positions, row, strict=True)] for row in rows], dtype=np.int64
+        ).reshape(len(rows), len(self.values))
+
+
+def _word_distances(words: Sequence[Value], descriptors: Mapping[Value, tuple[float, ...]]) -> FloatArray:
+    """1 between different words; with descriptors, 0.3 to 2 by how much these differ."""
+    different = 1.0 - np.eye(len(words))
+    if len(words) < 2 or not all(word in descriptors for word in words):
+        return different
+    table = np.array([descriptors[word] for word in words], dtype=float)
+    table = np.where((table > 0).all(axis=0), np.log(np.maximum(table, 1e-12)), table)
+    spread = table.std(axis=0)
+    table = (table[:, spread > 0] - table[:, spread > 0].mean(axis=0)) / spread[spread > 0]
+    if not table.shape[1]:
+        return different
+    gaps = np.sqrt(((table[:, None, :] - table[None, :, :]) ** 2).mean(axis=2))
+    return np.asarray(different * np.clip(gaps / max(gaps.sum() / different.sum(), 1e-12), 0.3, 2.0))
+
+
+LATENTS = 2
+"""Latent coordinates of a configuration; a second one lets memory and compute differ."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelTables:
+    """An encoding as tensors, ready for `covariance`."""
+
+    distances: tuple[torch.Tensor, ...]
+    bases: tuple[torch.Tensor, ...]
+
+    @classmethod
+    def of(cls, encoding: GridEncoding) -> KernelTables:
+        """The tensors of an encoding."""
+        return cls(
+            distances=tuple(torch.from_numpy(table) for table in encoding.distances),
+            bases=tuple(torch.from_numpy(basis) for basis in encoding.bases),
+        )
+
+    @property
+    def theta_size(self) -> int:
+        """Number of hyperparameters of one covariance."""
+        return 3 * len(self.distances) + 1 + 2 * LATENTS
+
+
+def covariance(
+    theta: torch.Tensor, embedding: torch.Tensor, tables: KernelTables, left: torch.Tensor, right: torch.Tensor
+) -> torch.Tensor:
+    """The covariance above between two lists of codes, shapes (n, p) and (m, p) -> (n, m)."""
+    count = len(tables.distances)
+    product: torch.Tensor | None = None
+    total = torch.zeros((len(left), len(right)), dtype=theta.dtype)
+    for at, table in enumerate(tables.distances):
+        if len(table) < 2:
+            continue
+        rows, columns = left[:, at, None], right[None, :, at]
+        factor = matern(table / theta[at].exp())[rows, columns]
+        product = factor if product is None else product * factor
+        alone = (2.0 * theta[2 * count + 1 + at]).exp() * matern(table / theta[count + at].exp())
+        total = total + alone[rows, columns]
+    if product is not None:
+        total = total + (2.0 * theta[2 * count]).exp() * product
+    left_places, right_places = _latent_places(embedding, tables, left), _latent_places(embedding, tables, right)
+    for latent in range(LATENTS):
+        amplitude, length = theta[3 * count + 1 + latent], theta[3 * count + 1 + LATENTS + latent]
+        gap = (left_places[:, None, latent] - right_places[None, :, latent]).abs()
+        total = total + (2.0 * amplitude).exp() * matern(gap / length.exp())
+    return total
+
+
+def _latent_places(embedding: torch.Tensor, tables: KernelTables, codes: torch.Tensor) -> torch.Tensor:
+    """Latent coordinates of configurations, shape (n, LATENTS): the sum of the places of their values."""
+    places = torch.zeros((len(codes), LATENTS), dtype=embedding.dtype)
+    start = 0
+    for at, basis in enumerate(tables.bases):
+        table = basis @ embedding[:, start : start + basis.shape[1]].T
+        places = places + table[codes[:, at]]
+        start += basis.shape[1]
+    return places
+
+
+def matern(ratio: torch.Tensor) -> torch.Tensor:
+    """Matern 5/2 correlation at distances in units of the length scale (Rasmussen & Williams, Eq. 4.17)."""
+    scaled = 5.0**0.5 * ratio
+    correlation: torch.Tensor = (1.0 + scaled + scaled.square() / 3.0) * (-scaled).exp()
+    return correlation
