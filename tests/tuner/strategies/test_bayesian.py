@@ -46,7 +46,7 @@ def test_it_beats_random_search_in_median_regret() -> None:
         return [
             1
             - problem.best_value(problem.run(kind(candidates, problem.objectives, problem.slos, seed), 14, seed)) / best
-            for seed in range(5)
+            for seed in range(4)
         ]
 
     ours, chance = regrets(BayesianSampler), regrets(RandomSampler)
@@ -59,7 +59,7 @@ def test_it_avoids_what_runs_out_of_memory_better_than_chance() -> None:
     candidates = Candidates.of(problem.space)
 
     def failures(kind: type) -> int:
-        studies = [problem.run(kind(candidates, problem.objectives, problem.slos, seed), 18) for seed in range(3)]
+        studies = [problem.run(kind(candidates, problem.objectives, problem.slos, seed), 16) for seed in range(2)]
         late = [trial for study in studies for trial in study.trials[8:]]
         return sum(trial.state is optuna.trial.TrialState.FAIL for trial in late)
 

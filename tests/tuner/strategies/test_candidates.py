@@ -170,3 +170,12 @@ def test_codes_that_wrap_around_still_find_the_right_row() -> None:
 def test_zero_on_a_log_scale_lies_one_step_below_the_smallest_positive_value() -> None:
     parameter = Parameter(name="delay", values=(0, 1, 10, 100), default=0, scale=Scale.LOG)
     assert coordinates(parameter) == pytest.approx([0, 1 / 3, 2 / 3, 1])
+
+
+def test_a_sample_is_uniform_whatever_the_order_of_expansion() -> None:
+    parameters = [Parameter(name=f"p{n}", values=tuple(range(20)), default=0, scale=Scale.LINEAR) for n in range(4)]
+    space = Space(parameters=(Parameter(name="device", values=("d",), default="d"), *parameters))
+    candidates = Candidates.of(space, limit=2000)
+    for column in range(1, 5):
+        share = np.bincount(candidates.rows[:, column], minlength=20) / len(candidates)
+        assert np.abs(share - 0.05).max() < 0.03

@@ -49,7 +49,7 @@ def arbitrary(config: Config) -> Outcome:
 
 
 @every_sampler
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5)
 @given(space=spaces(), seed=st.integers(0, 3))
 def test_every_valid_configuration_is_asked_exactly_once_and_then_the_space_is_exhausted(
     make: Maker, space: Space, seed: int
