@@ -15,7 +15,7 @@ from tuner.study.recommendation import confirmations_done, pareto_front, ranking
 from tuner.study.record import State, TrialRecord
 
 MAX_ATTEMPTS: Final = 3
-"""A configuration whose trials were interrupted this often is left alone: it may be what takes the machine down."""
+"""A configuration during whose trials the machine went down this often is left alone: it may be why."""
 MAX_FAULTS: Final = 2
 """A configuration whose trials failed this often by our own fault is left alone."""
 MAX_CHALLENGERS: Final = 3
@@ -85,7 +85,7 @@ def _interrupted(records: Sequence[TrialRecord]) -> Config | None:
     for record in records:
         if record.kind is not Kind.SEARCH or record.config in settled:
             continue
-        cut = sum(r.config == record.config and r.state is State.INTERRUPTED for r in records)
+        cut = sum(r.config == record.config and r.state is State.INTERRUPTED and r.fault != "" for r in records)
         faults = sum(r.config == record.config and r.state is State.FAULT for r in records)
         if cut < MAX_ATTEMPTS and faults < MAX_FAULTS:
             return record.config

@@ -79,6 +79,10 @@ class Lease:
         except psutil.NoSuchProcess:
             return False
 
+    def machine_went_down(self) -> bool:
+        """Whether this machine was restarted since; unknown, and so false, of another machine."""
+        return self.host == socket.gethostname() and self.boot != _boot_id()
+
     def to_json(self) -> str:
         """As stored."""
         return json.dumps(asdict(self))

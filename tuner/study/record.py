@@ -34,7 +34,7 @@ class TrialRecord:
         config: what was tried.
         outcome: what came of it.
         started, ended: wall clock, where known.
-        fault: what went wrong on our side, for `FAULT`.
+        fault: what went wrong on our side, for `FAULT`; that the machine went down, for `INTERRUPTED`.
     """
 
     number: int

@@ -219,6 +219,8 @@ class StudyStore:
             if outcome is not None:
                 self._finish(trial, outcome_from_json(outcome))
             else:
+                if lease is not None and Lease.from_json(lease).machine_went_down():
+                    self._set(trial.number, _FAULT, "the machine went down while it ran")
                 self._set(trial.number, _ENDED_AS, State.INTERRUPTED.value)
                 with translated_errors(self._study.storage):
                     self.optuna.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)

@@ -81,6 +81,7 @@ def play(plan: Study, ended: Callable[[], Outcome | State]) -> tuple[list[TrialR
                 state=state,
                 config=asked,
                 outcome=None if isinstance(end, State) else end,
+                fault="the machine went down" if isinstance(end, State) else "",
             )
         )
     raise AssertionError("the study does not end")
@@ -107,10 +108,16 @@ def test_confirmation_is_bounded_whatever_the_repeats_say(data: st.DataObject, c
 
 def test_configuration_that_takes_the_machine_down_is_left_alone_after_a_few_attempts() -> None:
     cut = [
-        TrialRecord(number=i, kind=Kind.SEARCH, state=State.INTERRUPTED, config=config(0)) for i in range(MAX_ATTEMPTS)
+        TrialRecord(number=i, kind=Kind.SEARCH, state=State.INTERRUPTED, config=config(0), fault="went down")
+        for i in range(MAX_ATTEMPTS)
     ]
     assert next_step(cut[:-1], study(3, 0), DEFAULT, None) == Run(config(0), Kind.SEARCH)
     assert next_step(cut, study(3, 0), DEFAULT, None) == Search()
+
+
+def test_configuration_that_the_user_interrupts_is_tried_again_however_often() -> None:
+    cut = [TrialRecord(number=i, kind=Kind.SEARCH, state=State.INTERRUPTED, config=config(0)) for i in range(9)]
+    assert next_step(cut, study(3, 0), DEFAULT, None) == Run(config(0), Kind.SEARCH)
 
 
 def test_trial_that_another_process_runs_counts_against_the_budget() -> None:
