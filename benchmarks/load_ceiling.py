@@ -21,6 +21,7 @@ from typing import cast
 import uvloop
 
 from runners.load.driver import SubprocessLoadDriver
+from runners.load.precedence import precedence
 from tuner.launch import TemplateRequest
 from tuner.metric import MetricRef
 from tuner.trial import TrialPlan
@@ -62,7 +63,8 @@ def main() -> None:
     cores = sorted(os.sched_getaffinity(0))
     if options.serve:
         os.sched_setaffinity(0, {cores[-1]})
-        uvloop.run(serve())
+        with precedence():  # as the generator has it: on a busy machine its server must not be what waits
+            uvloop.run(serve())
         return
     shapes = TemplateShapes(path="/", body='{"id": 1, "text": "a request of ordinary size"}')
     print(f"{'rps':>8} {'p50 latency':>12} {'p99 latency':>12} {'p99 lateness':>13} {'core used':>10}")
