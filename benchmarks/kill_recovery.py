@@ -48,7 +48,7 @@ def main() -> int:
     moments = random.Random(arguments.seed)
     text = arguments.study.read_text()
     faults: list[str] = []
-    with tempfile.TemporaryDirectory(dir=arguments.study.parent) as folder:
+    with tempfile.TemporaryDirectory(dir=arguments.study.parent.resolve()) as folder:
         file = Path(folder, "study.yaml")
         file.write_text(text.replace("model: ../../", "model: ../../../"))
         study = tuner.load_study(file)

@@ -37,6 +37,7 @@ _MODULES: Final = {
     "prior": "prior",
     "predict": "predict",
     "simulate": "simulate",
+    "profile": "profile",
 }
 """Commands, each with the module of this package that adds it."""
 
