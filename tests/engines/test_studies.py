@@ -13,6 +13,7 @@ from pathlib import Path
 
 import docker
 import docker.errors
+import optuna
 import pytest
 
 import tuner
@@ -102,10 +103,11 @@ def searched(result: Result) -> int:
     return sum(record.kind is Kind.SEARCH and record.state is State.DONE for record in result.records)
 
 
-def left_behind(daemon: docker.DockerClient) -> list[str]:
-    """Containers that trials of this test left."""
-    study_labels = {"label": "serving-tuner.study"}
-    return [str(container.name) for container in daemon.containers.list(all=True, filters=study_labels)]
+def left_behind(daemon: docker.DockerClient, study: tuner.Study) -> list[str]:
+    """Containers that trials of a study left."""
+    study_id = optuna.load_study(study_name=study.name, storage=study.storage).user_attrs["study_id"]
+    labels = {"label": f"serving-tuner.study={study_id}"}
+    return [str(container.name) for container in daemon.containers.list(all=True, filters=labels)]
 
 
 @pytest.mark.engine
@@ -123,7 +125,7 @@ def test_triton_study_is_tuned_and_its_exports_answer(daemon: docker.DockerClien
     gain = result.gain
     assert gain is not None
     assert gain.high >= 1.0
-    assert left_behind(daemon) == []
+    assert left_behind(daemon, result.study) == []
 
     result.export("compose", tmp_path / "compose")
     result.export("triton", tmp_path / "triton")
@@ -153,6 +155,6 @@ def test_vllm_study_is_tuned_and_its_command_line_answers(daemon: docker.DockerC
     measurement = result.best.records[0].measurement
     assert measurement is not None
     assert {"p95(ttft)", "p99(tpot)", "p50(itl)", "output_throughput"} <= set(measurement.metrics)
-    assert left_behind(daemon) == []
+    assert left_behind(daemon, result.study) == []
     (written,) = result.export("vllm-args", tmp_path / "serve.sh")
     assert "vllm serve" in written.read_text()
