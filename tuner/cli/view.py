@@ -96,7 +96,7 @@ class _Course:
 
     def left_words(self) -> str:
         left = self.time_left_s()
-        return "" if left is None else f"about {format_seconds(left)} left"
+        return f"about {format_seconds(left)} left" if left else ""
 
     def incumbent_words(self) -> str:
         objective = self.study.objectives[0]
