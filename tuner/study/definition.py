@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from pydantic import TypeAdapter
 
@@ -121,12 +121,7 @@ class Study:
         runs of one study; model, devices, workload, engine, the kind of runner, objectives, SLOs, domains and
         the trial plan may not.
         """
-        parts = _ADAPTER.dump_python(self, mode="json")
-        for name in ("storage", "exports", "name"):
-            parts.pop(name)
-        parts["search"] = parts["search"]["overrides"]
-        parts["runner"] = parts["runner"]["name"]
-        text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
+        text = json.dumps(_comparable(_ADAPTER.dump_python(self, mode="json")), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -142,4 +137,39 @@ def study_from_json(text: str, storage: str) -> Study:
     return _ADAPTER.validate_python({**json.loads(text), "storage": storage})
 
 
+def differences(stored_json: str, wanted: Study) -> list[str]:
+    """What makes a stored study's trials and another's incomparable, as `key: stored, now wanted`.
+
+    Args:
+        stored_json: what `definition_json` wrote, maybe in another version.
+        wanted: the other study.
+    """
+    before, after = (
+        {key: value for key, value in _leaves(_comparable(json.loads(text))) if not key.startswith(_DERIVED)}
+        for text in (stored_json, definition_json(wanted))
+    )
+    return [
+        f"{key}: {before.get(key, 'absent')}, now {after.get(key, 'absent')}"
+        for key in dict.fromkeys([*before, *after])
+        if before.get(key) != after.get(key)
+    ]
+
+
+def _comparable(definition: dict[str, Any]) -> dict[str, Any]:
+    """The parts of a study's JSON that its fingerprint is made of."""
+    parts = {key: part for key, part in definition.items() if key not in ("storage", "exports", "name")}
+    return parts | {"search": parts["search"]["overrides"], "runner": parts["runner"]["name"]}
+
+
+def _leaves(value: object, key: str = "") -> Iterator[tuple[str, str]]:
+    """The scalars of a JSON value, each with its dotted key."""
+    if isinstance(value, dict | list) and value:
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for name, part in items:
+            yield from _leaves(part, f"{key}.{name}" if key else str(name))
+    else:
+        yield key, json.dumps(value)
+
+
+_DERIVED: Final = ("plan.workload", "plan.slos", "plan.metrics")
 _ADAPTER: Final = TypeAdapter(Study)

@@ -53,7 +53,7 @@ from tuner.strategies.history import (
     outcome_from_json,
     outcome_to_json,
 )
-from tuner.study.definition import Study, definition_json
+from tuner.study.definition import Study, definition_json, differences
 from tuner.study.faults import masked
 from tuner.study.lease import RENEW_EVERY_S, Lease, LeaseHolder
 from tuner.study.record import State, TrialRecord
@@ -66,6 +66,7 @@ _SESSIONS: Final = "sessions"
 _LEASE: Final = "lease"
 _ENDED_AS: Final = "ended_as"
 _FAULT: Final = "fault"
+_SHOWN_DIFFERENCES: Final = 4
 
 
 class StudyStore:
@@ -120,10 +121,12 @@ class StudyStore:
         if attributes[_FINGERPRINT] != self._study.fingerprint or directions != [
             objective.direction for objective in self._study.objectives
         ]:
+            found = differences(attributes[_DEFINITION], self._study)
             raise StudyMismatchError(
-                f"{masked(self._study.storage)} holds a different study named {self._study.name!r}: its model, "
-                "devices, workload, SLO, objective, search space, engine, runner or trial plan differ, so its trials "
-                "cannot be compared. Give the study another name, or another storage."
+                f"{masked(self._study.storage)} holds a different study named {self._study.name!r}, whose trials "
+                f"cannot be compared with this one's ({'; '.join(found[:_SHOWN_DIFFERENCES])}"
+                f"{f' and {len(found) - _SHOWN_DIFFERENCES} more' if len(found) > _SHOWN_DIFFERENCES else ''}). "
+                "Give the study another name, or another storage."
             )
 
     @property
