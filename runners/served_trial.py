@@ -137,6 +137,9 @@ class ServedTrial:
             ready = time.monotonic()
             if found is None:
                 found = self._loaded()
+                if isinstance(found, _Failure) and found.verdict.reason is Reason.GENERATOR_BOUND:
+                    # Other work on this machine may have held the generator up, and the server is still there.
+                    found = self._loaded()
             loaded = time.monotonic()
             self.watch(Progress(phase=Phase.STOPPING, expected_s=self.plan.stop_deadline_s))
             # A server that failed has nothing left to say, and one that hangs would use up the whole deadline.

@@ -134,8 +134,12 @@ class RunnerConformance:
         assert found.reason is Reason.DID_NOT_START
         assert "no-such-program" in found.message
 
+    def test_generator_that_was_late_once_loads_again(self, bench: Bench) -> None:
+        found = bench.runner(LateLoad(times=1)).run(a_spec("ok"), a_device(), a_plan(), some_attempt(), ignore)
+        assert isinstance(found, Measurement), found
+
     def test_late_generator_is_no_fault_of_the_server(self, bench: Bench) -> None:
-        found = bench.runner(LateLoad()).run(a_spec("ok"), a_device(), a_plan(), some_attempt(), ignore)
+        found = bench.runner(LateLoad(times=2)).run(a_spec("ok"), a_device(), a_plan(), some_attempt(), ignore)
         assert isinstance(found, Infeasible)
         assert found.reason is Reason.GENERATOR_BOUND
 

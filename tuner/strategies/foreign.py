@@ -79,7 +79,11 @@ class ForeignSampler(CandidateSampler):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             self._tell(history)
-            trial = self._mirror.ask(self._axes)
+            try:
+                trial = self._mirror.ask(self._axes)
+            except ImportError as error:
+                name = type(self._mirror.sampler).__name__
+                raise _package_missing(name, error) from error
         wanted = self._row(trial.params)
         row = wanted if self._may_be_asked(wanted, history, open_positions) else None
         self.asked += 1
@@ -173,7 +177,7 @@ def sampler_by_name(name: str, seed: int) -> BaseSampler:
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             sampler = found(**arguments)
     except ImportError as error:
-        raise UnavailableError(f"The sampler {name!r} needs a package that is not installed: {error}") from error
+        raise _package_missing(name, error) from error
     except TypeError as error:
         raise UsageError(
             f"The sampler {name!r} cannot be made without further arguments ({error}). "
@@ -182,6 +186,13 @@ def sampler_by_name(name: str, seed: int) -> BaseSampler:
     if not isinstance(sampler, BaseSampler):
         raise UsageError(f"{name!r} is no Optuna sampler. Name a class that derives from optuna.samplers.BaseSampler.")
     return sampler
+
+
+def _package_missing(sampler: str, error: ImportError) -> UnavailableError:
+    package = error.name or "the package that it names"
+    return UnavailableError(
+        f"The sampler {sampler!r} needs a package that is not installed: {error}. Install {package}."
+    )
 
 
 def _class_by_name(name: str) -> Any:

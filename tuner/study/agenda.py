@@ -85,7 +85,7 @@ def _interrupted(records: Sequence[TrialRecord]) -> Config | None:
     for record in records:
         if record.kind is not Kind.SEARCH or record.config in settled:
             continue
-        cut = sum(r.config == record.config and r.state is State.INTERRUPTED and r.fault != "" for r in records)
+        cut = sum(r.config == record.config and _went_down(r) for r in records)
         faults = sum(r.config == record.config and r.state is State.FAULT for r in records)
         if cut < MAX_ATTEMPTS and faults < MAX_FAULTS:
             return record.config
@@ -108,8 +108,7 @@ def _confirmation(records: Sequence[TrialRecord], study: Study, default: Config)
         config
         for config in targets
         if sum(
-            r.config == config and r.kind is Kind.CONFIRM and r.state in (State.INTERRUPTED, State.FAULT)
-            for r in records
+            r.config == config and r.kind is Kind.CONFIRM and (r.state is State.FAULT or _went_down(r)) for r in records
         )
         >= MAX_ATTEMPTS + wanted
     }
@@ -118,6 +117,11 @@ def _confirmation(records: Sequence[TrialRecord], study: Study, default: Config)
     if len(study.objectives) == 1 and len(challengers) >= MAX_CHALLENGERS:
         due = [config for config in due if config in challengers or config == default]
     return min(due, key=lambda config: counts[config], default=None)
+
+
+def _went_down(record: TrialRecord) -> bool:
+    """Whether the machine went down during the trial; a user who interrupts one says nothing against it."""
+    return record.state is State.INTERRUPTED and record.fault != ""
 
 
 def _winners(records: Sequence[TrialRecord], study: Study) -> list[Evidence]:

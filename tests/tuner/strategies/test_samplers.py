@@ -176,3 +176,17 @@ def test_a_single_configuration_is_asked_and_that_is_all(make: Maker) -> None:
     assert problem.best_value(study) == 1.0
     with pytest.raises(SpaceExhausted):
         study.ask(distributions(space))
+
+
+class NeedsAPackage(optuna.samplers.RandomSampler):
+    """Imports what it needs when it is first asked, as Optuna's CmaEsSampler does."""
+
+    def sample_relative(self, *_: object) -> dict[str, object]:
+        raise ModuleNotFoundError("No module named 'cmaes'", name="cmaes")
+
+
+def test_package_that_a_sampler_misses_when_asked_is_named() -> None:
+    problem = server_problem()
+    sampler = ForeignSampler(Candidates.of(problem.space), problem.objectives, problem.slos, inner=NeedsAPackage())
+    with pytest.raises(UnavailableError, match=r"'NeedsAPackage' needs a package.*Install cmaes"):
+        problem.run(sampler, 2)

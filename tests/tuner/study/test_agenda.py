@@ -120,6 +120,12 @@ def test_configuration_that_the_user_interrupts_is_tried_again_however_often() -
     assert next_step(cut, study(3, 0), DEFAULT, None) == Run(config(0), Kind.SEARCH)
 
 
+def test_repeat_that_the_user_interrupts_is_run_again_however_often() -> None:
+    won = TrialRecord(number=0, kind=Kind.SEARCH, state=State.DONE, config=config(0), outcome=measured(10.0, 0.05))
+    cut = [TrialRecord(number=i, kind=Kind.CONFIRM, state=State.INTERRUPTED, config=config(0)) for i in range(1, 19)]
+    assert next_step([won, *cut], study(1, 1), DEFAULT, None) == Run(config(0), Kind.CONFIRM)
+
+
 def test_trial_that_another_process_runs_counts_against_the_budget() -> None:
     running = TrialRecord(number=0, kind=Kind.SEARCH, state=State.RUNNING, config=config(0))
     assert isinstance(next_step([running], study(1, 0), DEFAULT, None), Stop)
