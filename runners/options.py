@@ -52,7 +52,9 @@ class RunnerOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, regex_engine="python-re")
 
     keep_logs: str | None = Field(
-        default=None, description="Folder in which the whole log of every trial's server is kept."
+        default=None,
+        description="Folder in which the whole log of every trial's server is kept.",
+        json_schema_extra={"format": "path"},
     )
     generator_cpuset: Cores | None = Field(
         default=None, description="Cores of the load generator; by default those that the server does not have."

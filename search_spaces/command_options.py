@@ -156,7 +156,7 @@ class FileSource(_Section):
     """A template in a file of its own."""
 
     source: Annotated[str, Field(min_length=1)] = Field(
-        description="Path of the template; a relative one starts at the folder in which the tuner runs."
+        description="Path of the template.", json_schema_extra={"format": "path"}
     )
 
 
@@ -172,7 +172,9 @@ class HealthSection(_Section):
 class MountSection(_Section):
     """A file or folder of this machine that the server reads; always read-only."""
 
-    source: Annotated[str, Field(min_length=1)] = Field(description="Path on this machine.")
+    source: Annotated[str, Field(min_length=1)] = Field(
+        description="Path on this machine.", json_schema_extra={"format": "path"}
+    )
     target: Annotated[str, Field(pattern=r"^/.*[^/]$")] = Field(description="Absolute path in the container.")
 
 

@@ -124,6 +124,7 @@ class TritonOptions(BaseModel):
         None,
         description="Folder of a Triton installation (with bin/tritonserver) for the process runner. Unset: "
         "tritonserver on the path, /opt/tritonserver, or the package nvidia-pytriton.",
+        json_schema_extra={"format": "path"},
     )
     model_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=128)] | None = Field(
         None, description="Name of the model on the server. Unset: that of its file or folder."

@@ -65,7 +65,7 @@ class SearchSpace(Protocol):
 
     @classmethod
     def options_schema(cls) -> Mapping[str, object]:
-        """JSON Schema of the options."""
+        """JSON Schema of the options; strings of the format `path` start at the study file's folder."""
         ...
 
     def space(self, task: ServingTask) -> Space:
@@ -103,7 +103,7 @@ class Runner(Protocol):
 
     @classmethod
     def options_schema(cls) -> Mapping[str, object]:
-        """JSON Schema of the options."""
+        """JSON Schema of the options; strings of the format `path` start at the study file's folder."""
         ...
 
     def answers(self) -> bool:

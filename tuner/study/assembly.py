@@ -6,7 +6,7 @@ import contextlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 from tuner.device import DeviceKind, DeviceType
 from tuner.errors import (
@@ -22,7 +22,7 @@ from tuner.errors import (
 from tuner.export.bundle import formats
 from tuner.objective import Objective
 from tuner.parameter import Value
-from tuner.ports import ModelSource, SearchSpace, ServingTask
+from tuner.ports import ModelSource, Runner, SearchSpace, ServingTask
 from tuner.space import Space
 from tuner.strategies.candidates import Candidates
 from tuner.study import adapters
@@ -37,6 +37,7 @@ from tuner.study.coherence import (
 )
 from tuner.study.definition import AUTO, RANDOM, AdapterChoice, Budget, Override, SearchOptions, Study
 from tuner.study.faults import Faults, shown, split_message
+from tuner.study.option_paths import located
 from tuner.study.sections import AdapterSection, DeviceSection, RangeSection, SearchSection, TrialSection
 from tuner.study.space import Range, apply_overrides, overridden, tunable, values_in
 from tuner.study.storage_url import default_storage, storage_url
@@ -181,14 +182,14 @@ class Assembly:
         return devices
 
     def _engine(self) -> tuple[AdapterChoice, SearchSpace | None]:
-        choice = _choice(self._sections.engine)
+        choice = self._choice(self._sections.engine, adapters.SEARCH_SPACES)
         engine: SearchSpace | None = None
         with self._adapter("engine", f"engine {choice.name!r}"):
             engine = adapters.search_space(choice.name, choice.options)
         return choice, engine
 
     def _runner(self) -> AdapterChoice:
-        choice = _choice(self._sections.runner)
+        choice = self._choice(self._sections.runner, adapters.RUNNERS)
         if choice.name == AUTO:
             if choice.options:
                 known = ", ".join(adapters.names(adapters.RUNNERS))
@@ -197,6 +198,15 @@ class Assembly:
         with self._adapter("runner", f"runner {choice.name!r}", AUTO):
             adapters.runner(choice.name, choice.options)
         return choice
+
+    def _choice(self, section: str | AdapterSection, group: str) -> AdapterChoice:
+        if isinstance(section, str):
+            return AdapterChoice(name=section)
+        options = dict(section.model_extra or {})
+        with contextlib.suppress(Exception):  # what is wrong with the adapter is reported where it is made
+            adapter = cast(type[SearchSpace] | type[Runner], adapters.load(group, section.name))
+            options = located(options, adapter.options_schema(), self._folder)
+        return AdapterChoice(name=section.name, options=options)
 
     @contextlib.contextmanager
     def _adapter(self, section: str, what: str, *others: str) -> Iterator[None]:
@@ -296,12 +306,6 @@ class Assembly:
             return
         with self._faults.at(place):
             sampler_by_name(name, self._sections.search.seed)
-
-
-def _choice(section: str | AdapterSection) -> AdapterChoice:
-    if isinstance(section, str):
-        return AdapterChoice(name=section)
-    return AdapterChoice(name=section.name, options=dict(section.model_extra or {}))
 
 
 def _broken(what: str, error: Exception) -> tuple[str, str]:
