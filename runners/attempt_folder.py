@@ -37,7 +37,7 @@ class AttemptFolder:
     def locate(cls, attempt: Attempt) -> AttemptFolder:
         """Where the attempt's folder will be; nothing is made."""
         name = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in attempt.token)
-        return cls(path=_root() / name, attempt=attempt)
+        return cls(path=user_folder() / name, attempt=attempt)
 
     @property
     def scratch(self) -> Path:
@@ -67,7 +67,7 @@ class AttemptFolder:
             self.temporary.mkdir()
             self.record(Owner.current(), leader=None)
         except OSError as error:
-            raise _fault(self.path, error) from error
+            raise cannot_write(self.path, error) from error
 
     def record(self, owner: Owner, *, leader: Owner | None) -> None:
         """Writes down who runs the attempt, and the first process of its server where it is on the host."""
@@ -95,7 +95,7 @@ class AttemptFolder:
                 path.write_text(text)
                 path.chmod(0o644)
             except OSError as error:
-                raise _fault(path, error) from error
+                raise cannot_write(path, error) from error
 
     def link(self, links: Mapping[str, Path], *, symbolic: bool) -> None:
         """Makes the host's files and folders appear in the scratch folder.
@@ -120,7 +120,7 @@ class AttemptFolder:
                 else:
                     path.touch(0o644)
             except OSError as error:
-                raise _fault(path, error) from error
+                raise cannot_write(path, error) from error
 
     def remove(self) -> None:
         """Removes all of it; a folder that is not there is no fault."""
@@ -137,7 +137,7 @@ class AttemptFolder:
                 folder.mkdir(exist_ok=True)
                 folder.chmod(0o755)
         except OSError as error:
-            raise _fault(folder, error) from error
+            raise cannot_write(folder, error) from error
         return folder / relative.parts[-1]
 
 
@@ -156,7 +156,7 @@ class AbandonedAttempt:
 
 def abandoned(study_id: str) -> Iterator[AbandonedAttempt]:
     """The attempts of a study whose tuner has certainly died and left its folder."""
-    for record in sorted(_root().glob(f"*/{_RECORD}")):
+    for record in sorted(user_folder().glob(f"*/{_RECORD}")):
         try:
             content = json.loads(record.read_text())
             attempt = Attempt(study_id=content["study"], trial=content["trial"], token=content["token"])
@@ -168,19 +168,26 @@ def abandoned(study_id: str) -> Iterator[AbandonedAttempt]:
             yield AbandonedAttempt(folder=AttemptFolder(path=record.parent, attempt=attempt), leader=leader)
 
 
-def _root() -> Path:
+def user_folder() -> Path:
+    """The folder of all attempts of this user on this machine.
+
+    Raises:
+        TrialFault: the file system refuses.
+        UnavailableError: somebody else has a folder of that name.
+    """
     root = Path(tempfile.gettempdir()) / f"serving-tuner-{os.getuid()}"
     try:
         root.mkdir(mode=0o700, exist_ok=True)
         status = root.lstat()
     except OSError as error:
-        raise _fault(root, error) from error
+        raise cannot_write(root, error) from error
     if status.st_uid != os.getuid() or not root.is_dir() or root.is_symlink():
         raise UnavailableError(f"{root} belongs to somebody else. Remove it, or set TMPDIR to a folder of your own.")
     return root
 
 
-def _fault(path: Path, error: OSError) -> TrialFault:
+def cannot_write(path: Path, error: OSError) -> TrialFault:
+    """The fault of the machine that the file system's refusal is."""
     return TrialFault(
         f"{path} cannot be written: {error.strerror or error}. Free some space, or set TMPDIR to another folder."
     )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable
 from typing import ClassVar, Literal
 
 import docker.errors
@@ -13,6 +13,7 @@ from docker.client import DockerClient
 from pydantic import Field
 
 from runners.attempt_folder import AttemptFolder, abandoned
+from runners.core_claims import claimed
 from runners.docker_daemon import (
     absent_image,
     connected,
@@ -25,8 +26,7 @@ from runners.docker_daemon import (
 )
 from runners.docker_server import LABEL, DockerServer
 from runners.gpus import nvidia_gpus, require_gpus
-from runners.load.driver import SubprocessLoadDriver
-from runners.options import RunnerOptions, Seconds, checked_options
+from runners.options import ConfiguredRunner, RunnerOptions, Seconds
 from runners.owner import Owner
 from runners.placement import generator_cores, place
 from runners.served_trial import ServedTrial
@@ -36,7 +36,6 @@ from tuner.device import DeviceKind, DeviceType
 from tuner.errors import UnavailableError
 from tuner.launch import LaunchSpec, Target
 from tuner.launch_texts import container_texts
-from tuner.ports import LoadDriver
 from tuner.trial import Attempt, Outcome, Phase, Progress, TrialPlan
 from tuner.units import format_bytes
 
@@ -79,33 +78,17 @@ class DockerOptions(RunnerOptions):
     )
 
 
-class DockerRunner:
+class DockerRunner(ConfiguredRunner[DockerOptions]):
     """Starts servers in containers; see `tuner.ports.Runner`."""
 
+    name: ClassVar[str] = "docker"
+    options_type = DockerOptions
     target: ClassVar[Target] = Target.CONTAINER
-
-    def __init__(self, options: Mapping[str, object], driver: LoadDriver | None = None) -> None:
-        """Checks the options.
-
-        Args:
-            options: as `options_schema` describes them.
-            driver: makes the load; the project's own by default.
-
-        Raises:
-            OptionsError: all that is wrong with them.
-        """
-        self._options = checked_options("docker", DockerOptions, options)
-        self._driver: LoadDriver = SubprocessLoadDriver() if driver is None else driver
-
-    @classmethod
-    def options_schema(cls) -> Mapping[str, object]:
-        """See `tuner.ports.Runner.options_schema`."""
-        return DockerOptions.model_json_schema()
 
     def answers(self) -> bool:
         """See `tuner.ports.Runner.answers`."""
         try:
-            with connected(daemon_url(self._options.base_url)) as client:
+            with connected(daemon_url(self.options.base_url)) as client:
                 client.ping()
         except UnavailableError:
             return False
@@ -113,11 +96,11 @@ class DockerRunner:
 
     def check(self, spec: LaunchSpec, device: DeviceType) -> None:
         """See `tuner.ports.Runner.check`."""
-        with connected(daemon_url(self._options.base_url)) as client:
+        with connected(daemon_url(self.options.base_url)) as client:
             if spec.image is None:
                 raise UnavailableError("There is no image to start. Write one, or use the process runner.")
             here = machine(client)
-            generator_cores(place(device, here.cores), self._options.generator_cpuset)
+            generator_cores(place(device, here.cores), self.options.generator_cpuset)
             memory = device.memory_bytes
             if memory is not None and not _LEAST_MEMORY_BYTES <= memory <= here.memory_bytes:
                 raise UnavailableError(
@@ -136,7 +119,7 @@ class DockerRunner:
                 if not source.exists():
                     raise UnavailableError(f"{source}, which the server is to read, does not exist.")
             if not has_image(client, spec.image):
-                if self._options.pull == "never":
+                if self.options.pull == "never":
                     raise absent_image(spec.image, "and the runner's option pull is never")
                 require_offered(client, spec.image)
 
@@ -149,12 +132,12 @@ class DockerRunner:
         watch: Callable[[Progress], None],
     ) -> Outcome:
         """See `tuner.ports.Runner.run`."""
-        options = self._options
+        options = self.options
         url = daemon_url(options.base_url)
         forwarded = {name: os.environ[name] for name in options.pass_environment if name in os.environ}
-        with connected(url) as client:
+        with connected(url) as client, contextlib.ExitStack() as claims:
             self._provide_image(client, spec.image or "", watch)
-            placement = place(device, machine(client).cores)
+            placement = claims.enter_context(claimed(device, machine(client).cores))
             server = DockerServer(
                 client=client,
                 url=url,
@@ -167,9 +150,7 @@ class DockerRunner:
                 user=options.user,
                 forwarded=forwarded,
                 redact=Redactor.of(dict(os.environ), spec.environment),
-                kept_log=None
-                if options.keep_logs is None
-                else Path(options.keep_logs) / f"trial-{attempt.trial}-{attempt.token}.log",
+                kept_log=self.kept_log(attempt),
                 graceful=options.graceful_stop,
                 direct=options.load_path == "direct",
             )
@@ -178,7 +159,7 @@ class DockerRunner:
                 spec=spec,
                 device=device,
                 plan=plan,
-                driver=self._driver,
+                driver=self.driver,
                 generator_cores=generator_cores(placement, options.generator_cpuset),
                 watch=watch,
             ).run()
@@ -186,7 +167,7 @@ class DockerRunner:
     def reap(self, study_id: str) -> int:
         """See `tuner.ports.Runner.reap`."""
         reaped = 0
-        with connected(daemon_url(self._options.base_url)) as client, translated():
+        with connected(daemon_url(self.options.base_url)) as client, translated():
             for container in client.containers.list(
                 all=True, filters={"label": f"{LABEL}.study={study_id}"}, ignore_removed=True
             ):
@@ -208,11 +189,11 @@ class DockerRunner:
     def _provide_image(self, client: DockerClient, image: str, watch: Callable[[Progress], None]) -> None:
         if has_image(client, image):
             return
-        if self._options.pull == "never":
+        if self.options.pull == "never":
             raise absent_image(image)
         began = time.monotonic()
 
         def tell(note: str) -> None:
             watch(Progress(phase=Phase.STARTING, elapsed_s=time.monotonic() - began, note=note))
 
-        pull(client, image, self._options.pull_deadline, tell)
+        pull(client, image, self.options.pull_deadline, tell)

@@ -1,14 +1,19 @@
-"""Options of the runners: checked all at once, described by a JSON Schema."""
+"""Options of the runners: checked all at once, described by a JSON Schema, and the runner that has them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, TypeVar
+from pathlib import Path
+from typing import Annotated, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 
+from runners.load.driver import SubprocessLoadDriver
 from runners.placement import parse_cpuset
-from tuner.errors import Fault, OptionsError, UsageError, did_you_mean
+from tuner.adapter_options import options_error
+from tuner.errors import UsageError
+from tuner.ports import LoadDriver
+from tuner.trial import Attempt
 from tuner.units import Dimension, parse_quantity
 
 
@@ -51,7 +56,7 @@ class RunnerOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, regex_engine="python-re")
 
-    keep_logs: str | None = Field(
+    keep_logs: Path | None = Field(
         default=None,
         description="Folder in which the whole log of every trial's server is kept.",
         json_schema_extra={"format": "path"},
@@ -64,25 +69,39 @@ class RunnerOptions(BaseModel):
 OptionsType = TypeVar("OptionsType", bound=RunnerOptions)
 
 
-def checked_options(adapter: str, model: type[OptionsType], options: Mapping[str, object]) -> OptionsType:
-    """The options as `model` reads them.
+class ConfiguredRunner(Generic[OptionsType]):
+    """What every runner of a server does with its options.
 
-    Raises:
-        OptionsError: all that is wrong with them.
+    Attributes:
+        name: the runner's.
+        options_type: its options.
     """
-    try:
-        return model.model_validate(dict(options))
-    except ValidationError as error:
-        raise OptionsError(
-            adapter, [_fault(model, one["loc"], one["type"], one["msg"], one["input"]) for one in error.errors()]
-        ) from error
 
+    name: ClassVar[str]
+    options_type: type[OptionsType]
 
-def _fault(model: type[RunnerOptions], place: tuple[int | str, ...], kind: str, message: str, value: object) -> Fault:
-    where = ".".join(map(str, place))
-    if kind == "extra_forbidden":
-        return Fault(where=where, problem="is no option.", remedy=did_you_mean(where, model.model_fields))
-    told = message.removeprefix("Value error, ")
-    problem, _, remedy = told.partition(". ")
-    seen = "" if repr(value) in told else f" (it is {value!r})"
-    return Fault(where=where, problem=f"{problem}{seen}.", remedy=f"{remedy}." if remedy else "")
+    def __init__(self, options: Mapping[str, object], driver: LoadDriver | None = None) -> None:
+        """Checks the options.
+
+        Args:
+            options: as `options_schema` describes them.
+            driver: makes the load; the project's own by default.
+
+        Raises:
+            OptionsError: all that is wrong with them.
+        """
+        try:
+            self.options = self.options_type.model_validate(dict(options))
+        except ValidationError as error:
+            raise options_error(self.name, self.options_type.model_fields, error.errors()) from error
+        self.driver: LoadDriver = SubprocessLoadDriver() if driver is None else driver
+
+    @classmethod
+    def options_schema(cls) -> Mapping[str, object]:
+        """See `tuner.ports.Runner.options_schema`."""
+        return cls.options_type.model_json_schema()
+
+    def kept_log(self, attempt: Attempt) -> Path | None:
+        """Where the whole log of an attempt's server is kept; `None` where it is not."""
+        keep = self.options.keep_logs
+        return None if keep is None else keep / f"trial-{attempt.trial}-{attempt.token}.log"

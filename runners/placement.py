@@ -4,7 +4,8 @@ A device type with whole `cpus` is pinned to that many cores, the last of the ma
 to the others, as long as there are others. Pinning is preferred to a quota because a quota hands out time in
 slices of 100 ms and so adds stalls of its own to the tail of the latencies, and because engines size their
 thread pools by the cores that they see. A fraction of a core can only be had by a quota, on top of pinning.
-A `cpuset` is taken as it is written.
+A `cpuset` is taken as it is written. Of cores that trials beside this one have claimed (`runners.core_claims`),
+a server gets some, and its generator any, only where there are no others.
 """
 
 from __future__ import annotations
@@ -35,13 +36,13 @@ class Placement:
     quota: float | None = None
 
 
-def place(device: DeviceType, available: Collection[int]) -> Placement:
-    """Chooses among the `available` cores.
+def place(device: DeviceType, available: Collection[int], taken: Collection[int] = ()) -> Placement:
+    """Chooses among the `available` cores, and those that other servers have `taken` last.
 
     Raises:
         UnavailableError: the machine has not what the device type asks for.
     """
-    cores = sorted(available, key=_sibling_order)
+    cores = sorted(available, key=lambda core: (core not in taken, _sibling_order(core)))
     if device.cpus is not None and device.cpus > len(cores):
         raise UnavailableError(
             f"Device {device.name!r} has {device.cpus:g} cpus, and this machine offers {len(cores)}. "
@@ -56,16 +57,17 @@ def place(device: DeviceType, available: Collection[int]) -> Placement:
                 f"{cpuset(missing)}. Choose among {cpuset(cores)}."
             )
         quota = device.cpus if device.cpus is not None and device.cpus < len(pinned) else None
-        return _beside(pinned, cores, quota)
+        return _beside(pinned, cores, taken, quota)
     if device.cpus is None:
         return Placement()
     whole = math.ceil(device.cpus)
-    return _beside(cores[-whole:], cores, device.cpus if device.cpus != whole else None)
+    return _beside(cores[-whole:], cores, taken, device.cpus if device.cpus != whole else None)
 
 
-def _beside(server: Collection[int], cores: Collection[int], quota: float | None) -> Placement:
-    rest = tuple(sorted(set(cores) - set(server)))
-    return Placement(server=tuple(sorted(server)), generator=rest or None, quota=quota)
+def _beside(server: Collection[int], cores: Collection[int], taken: Collection[int], quota: float | None) -> Placement:
+    others = set(cores) - set(server)
+    rest = others - set(taken) or others
+    return Placement(server=tuple(sorted(server)), generator=tuple(sorted(rest)) or None, quota=quota)
 
 
 def parse_cpuset(text: str) -> tuple[int, ...]:

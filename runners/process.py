@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
 import psutil
 
 from runners.attempt_folder import AttemptFolder, abandoned
+from runners.core_claims import claimed
 from runners.gpus import nvidia_gpus, require_gpus, visible_gpus
-from runners.load.driver import SubprocessLoadDriver
-from runners.options import RunnerOptions, checked_options
+from runners.options import ConfiguredRunner, RunnerOptions
 from runners.placement import Placement, generator_cores, place
 from runners.process_server import ProcessServer, process_texts
 from runners.process_tree import ProcessTree
@@ -28,7 +28,6 @@ from runners.verdict import refusals
 from tuner.device import DeviceType
 from tuner.errors import UnavailableError
 from tuner.launch import LaunchSpec, Target
-from tuner.ports import LoadDriver
 from tuner.trial import Attempt, Outcome, Progress, TrialPlan
 from tuner.units import format_bytes
 
@@ -36,28 +35,12 @@ _CHECK_PORT = 8000
 _KILL_S = 10.0
 
 
-class ProcessRunner:
+class ProcessRunner(ConfiguredRunner[RunnerOptions]):
     """Starts servers as processes of this machine; see `tuner.ports.Runner`."""
 
+    name: ClassVar[str] = "process"
+    options_type = RunnerOptions
     target: ClassVar[Target] = Target.PROCESS
-
-    def __init__(self, options: Mapping[str, object], driver: LoadDriver | None = None) -> None:
-        """Checks the options.
-
-        Args:
-            options: as `options_schema` describes them.
-            driver: makes the load; the project's own by default.
-
-        Raises:
-            OptionsError: all that is wrong with them.
-        """
-        self._options = checked_options("process", RunnerOptions, options)
-        self._driver: LoadDriver = SubprocessLoadDriver() if driver is None else driver
-
-    @classmethod
-    def options_schema(cls) -> Mapping[str, object]:
-        """See `tuner.ports.Runner.options_schema`."""
-        return RunnerOptions.model_json_schema()
 
     def answers(self) -> bool:
         """Always: processes need nothing but this machine."""
@@ -65,7 +48,9 @@ class ProcessRunner:
 
     def check(self, spec: LaunchSpec, device: DeviceType) -> None:
         """See `tuner.ports.Runner.check`."""
-        generator_cores(self._placement(device), self._options.generator_cpuset)
+        placement = place(device, os.sched_getaffinity(0))
+        _require_whole_cores(device, placement)
+        generator_cores(placement, self.options.generator_cpuset)
         require_gpus(device, nvidia_gpus)
         memory = psutil.virtual_memory().total
         if device.memory_bytes is not None and device.memory_bytes > memory:
@@ -96,27 +81,27 @@ class ProcessRunner:
         watch: Callable[[Progress], None],
     ) -> Outcome:
         """See `tuner.ports.Runner.run`."""
-        placement = self._placement(device)
         environment = {**os.environ, **visible_gpus(device)}
-        keep = self._options.keep_logs
-        server = ProcessServer(
-            spec=spec,
-            folder=AttemptFolder.locate(attempt),
-            placement=placement,
-            memory_bytes=device.memory_bytes,
-            environment=environment,
-            redact=Redactor.of(environment, spec.environment),
-            kept_log=None if keep is None else Path(keep) / f"trial-{attempt.trial}-{attempt.token}.log",
-        )
-        return ServedTrial(
-            server=server,
-            spec=spec,
-            device=device,
-            plan=plan,
-            driver=self._driver,
-            generator_cores=generator_cores(placement, self._options.generator_cpuset),
-            watch=watch,
-        ).run()
+        with claimed(device, os.sched_getaffinity(0)) as placement:
+            _require_whole_cores(device, placement)
+            server = ProcessServer(
+                spec=spec,
+                folder=AttemptFolder.locate(attempt),
+                placement=placement,
+                memory_bytes=device.memory_bytes,
+                environment=environment,
+                redact=Redactor.of(environment, spec.environment),
+                kept_log=self.kept_log(attempt),
+            )
+            return ServedTrial(
+                server=server,
+                spec=spec,
+                device=device,
+                plan=plan,
+                driver=self.driver,
+                generator_cores=generator_cores(placement, self.options.generator_cpuset),
+                watch=watch,
+            ).run()
 
     def reap(self, study_id: str) -> int:
         """See `tuner.ports.Runner.reap`."""
@@ -130,11 +115,10 @@ class ProcessRunner:
             one.folder.remove()
         return reaped
 
-    def _placement(self, device: DeviceType) -> Placement:
-        placement = place(device, os.sched_getaffinity(0))
-        if placement.quota is not None:
-            raise UnavailableError(
-                f"Device {device.name!r} has {placement.quota:g} cpus, and a process can be given whole cores only. "
-                f"Write a whole number of cpus, or use the docker runner."
-            )
-        return placement
+
+def _require_whole_cores(device: DeviceType, placement: Placement) -> None:
+    if placement.quota is not None:
+        raise UnavailableError(
+            f"Device {device.name!r} has {placement.quota:g} cpus, and a process can be given whole cores only. "
+            f"Write a whole number of cpus, or use the docker runner."
+        )

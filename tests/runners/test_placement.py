@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from runners.placement import confined, cpuset, parse_cpuset, place
@@ -28,6 +28,19 @@ def test_server_and_generator_share_no_core_and_miss_none(machine: set[int], cpu
     assert not server & generator
     assert len(server) - 1 < cpus <= len(server)
     assert placement.quota == (None if cpus == len(server) else cpus)
+
+
+@given(MACHINES, MACHINES, st.integers(1, 64))
+def test_cores_that_others_have_are_taken_only_where_there_are_no_others(
+    machine: set[int], taken: set[int], cpus: int
+) -> None:
+    assume(cpus <= len(machine))
+    placement = place(a_device(cpus=cpus), machine, taken & machine)
+    server, generator = set(placement.server or ()), set(placement.generator or ())
+    free = machine - taken
+    assert len(server) == cpus
+    assert server <= free or free <= server
+    assert generator == (free - server or machine - server)
 
 
 @given(st.sets(st.integers(0, 4095), min_size=1))

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.metadata
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import FrameType
-from typing import Final
+from typing import Any, Final, NoReturn
 
 from rich.console import Console
 
@@ -50,11 +51,26 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action=_Version, help="show the version and exit")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    modules = [_MODULES[command]] if command in _MODULES else dict.fromkeys(_MODULES.values())
+    if command == "--version":
+        modules: Iterable[str] = ()
+    else:
+        modules = [_MODULES[command]] if command in _MODULES else dict.fromkeys(_MODULES.values())
     for module in modules:
         importlib.import_module(f"tuner.cli.{module}").add(commands)
     return parser
+
+
+class _Version(argparse.Action):
+    """Shows the version; it is looked up only then."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**{**arguments, "nargs": 0, "default": argparse.SUPPRESS})
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        sys.stdout.write(f"{parser.prog} {importlib.metadata.version('serving-tuner')}\n")
+        parser.exit()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

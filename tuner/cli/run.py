@@ -9,14 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psutil
-from rich.console import Console
-
-from tuner.cli.summary import summary_json, summary_words
-from tuner.cli.view import make_view
 from tuner.errors import UsageError
-from tuner.study.file import load_study
-from tuner.study.loop import Tuner
 
 if TYPE_CHECKING:
     from tuner.study.definition import Study
@@ -43,6 +36,15 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Carries it out."""
+    # Imported here, as they take most of a second that neither help nor a misspelt option needs.
+    import psutil
+    from rich.console import Console
+
+    from tuner.cli.summary import summary_json, summary_words
+    from tuner.cli.view import make_view
+    from tuner.study.file import load_study
+    from tuner.study.loop import Tuner
+
     study = _overridden(load_study(arguments.study), arguments)
     console = Console(stderr=True, force_terminal=False if arguments.plain else None)
     tuner = Tuner(study, started=psutil.Process().create_time())

@@ -24,9 +24,10 @@ from typing import Annotated, ClassVar, Final, TypeVar
 import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from tuner.adapter_options import options_error
 from tuner.cost import with_costs
 from tuner.device import DeviceKind, DeviceType
-from tuner.errors import Fault, ModelError, OptionsError, TrialFault, UnavailableError
+from tuner.errors import ModelError, TrialFault, UnavailableError
 from tuner.launch import CompletionRequest, HealthCheck, LaunchSpec, RequestSpec, Target, TemplateRequest
 from tuner.launch_texts import container_texts
 from tuner.metric import TOKEN_METRICS, Metric, MetricRef
@@ -94,7 +95,7 @@ def installed(entry_points: str = _ENTRY_POINTS) -> Iterator[Path]:
 def _known_failure(text: str) -> str:
     known = (FAULT, UNAVAILABLE, *(reason.value for reason in Reason))
     if text not in known:
-        raise ValueError(f"no way to fail; choose one of {', '.join(known)}")
+        raise ValueError(f"{text!r} is no way to fail. Choose one of {', '.join(known)}")
     return text
 
 
@@ -126,15 +127,7 @@ def _parsed(kind: type[_Options], name: str, options: Mapping[str, object]) -> _
     try:
         return kind.model_validate(dict(options))
     except ValidationError as error:
-        faults = [
-            Fault(
-                where=".".join(str(part) for part in entry["loc"]),
-                problem=f"{entry['msg']}: {entry['input']!r}.",
-                remedy=f"Known options: {', '.join(kind.model_fields)}.",
-            )
-            for entry in error.errors()
-        ]
-        raise OptionsError(name, faults) from None
+        raise options_error(name, kind.model_fields, error.errors()) from error
 
 
 class FakeSearchSpace:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import signal
@@ -135,3 +136,21 @@ def test_termination_closes_the_running_trial_and_the_study_goes_on(study: Path)
     assert "goes on from here" in rest
     study.write_text(STUDY)
     assert main(["run", str(study), "--json"]) == 0
+
+
+def test_version_is_that_of_the_distribution(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"tune {importlib.metadata.version('serving-tuner')}\n"
+
+
+@pytest.mark.parametrize("words", [["--version"], ["run", "--help"]], ids=" ".join)
+def test_what_tunes_nothing_imports_nothing_for_it(words: list[str]) -> None:
+    code = (
+        "import sys\nfrom tuner.cli.main import main\n"
+        f"try:\n    main({words!r})\nexcept SystemExit:\n    pass\n"
+        "print([name for name in ('torch', 'optuna', 'pandas', 'scipy', 'sqlalchemy') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
