@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from tuner.step import NumberFormat, OperatorKind, Rows, Shard, Split, StepLoad
 
 ACTIVATION_BYTES = 2
-"""Activations are kept in 16 bits by every engine spoken of here."""
+"""Engines that generate text keep activations in 16 bits; a traced graph says what it keeps them in."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,10 +22,12 @@ class Operator:
     Attributes:
         name: where it stands in the model.
         count: how often it runs, each time with weights of its own.
+        activation_bytes: of one value that flows in or out.
     """
 
     name: str
     count: int
+    activation_bytes: int = ACTIVATION_BYTES
 
     @property
     def kind(self) -> OperatorKind:
@@ -60,6 +62,7 @@ class MatMul(Operator):
         outputs, inputs: of the whole weight, before sharding.
         bias: whether outputs have one.
         rows: what it runs for.
+        rows_each: rows of the product for each of those (patches of an image, say).
         split: how tensor parallelism cuts it.
         format: of the weight.
         tied: the weight belongs to another operator and is not counted again.
@@ -69,6 +72,7 @@ class MatMul(Operator):
     inputs: int
     bias: bool = False
     rows: Rows = Rows.TOKEN
+    rows_each: int = 1
     split: Split = Split.NONE
     format: NumberFormat = NumberFormat.BF16
     tied: bool = False
@@ -95,14 +99,14 @@ class MatMul(Operator):
 
     def flops(self, load: StepLoad, shard: Shard) -> float:
         outputs, inputs = self.shape(shard)
-        return 2.0 * self.count * load.rows(self.rows) * outputs * inputs
+        return 2.0 * self.count * load.rows(self.rows) * self.rows_each * outputs * inputs
 
     def bytes_moved(self, load: StepLoad, shard: Shard) -> float:
         outputs, inputs = self.shape(shard)
-        rows = load.rows(self.rows)
+        rows = load.rows(self.rows) * self.rows_each
         if rows == 0:
             return 0.0
-        return self.count * (outputs * inputs * self.format.bytes + rows * (outputs + inputs) * ACTIVATION_BYTES)
+        return self.count * (outputs * inputs * self.format.bytes + rows * (outputs + inputs) * self.activation_bytes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +122,7 @@ class Attention(Operator):
         rows: tokens, or patches in a vision tower.
         keeps_cache: decoders do, encoders do not.
         shares_values: keys serve as values, so that one of them is cached.
+        length: tokens of each sequence, where the model fixes them.
     """
 
     heads: int
@@ -130,6 +135,7 @@ class Attention(Operator):
     rows: Rows = Rows.TOKEN
     keeps_cache: bool = True
     shares_values: bool = False
+    length: int | None = None
 
     @property
     def kind(self) -> OperatorKind:
@@ -166,7 +172,7 @@ class Attention(Operator):
     def _prefill_pairs(self, load: StepLoad) -> float:
         if load.prefill_sequences == 0:
             return 0.0
-        each = load.prefill_tokens / load.prefill_sequences
+        each = self.length or load.prefill_tokens / load.prefill_sequences
         seen = load.prefill_context
         if load.counts_masked or not self.causal:
             pairs = each * (each + seen)
@@ -182,10 +188,10 @@ class Attention(Operator):
 
     def bytes_moved(self, load: StepLoad, shard: Shard) -> float:
         heads, kv_heads = self.shape(shard)
-        rows = load.rows(self.rows)
-        io = rows * (heads * (self.head_dim + self.value_dim)) * ACTIVATION_BYTES
+        rows = load.rows(self.rows) if self.length is None else load.rows(Rows.SEQUENCE) * self.length
+        io = rows * (heads * (self.head_dim + self.value_dim)) * self.activation_bytes
         seen = load.prefill_sequences * self.cached_tokens(load.prefill_context) + self._decode_pairs(load) + rows
-        return self.count * (io + seen * kv_heads * (self.head_dim + self.value_dim) * ACTIVATION_BYTES)
+        return self.count * (io + seen * kv_heads * (self.head_dim + self.value_dim) * self.activation_bytes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,7 +253,7 @@ class LatentAttention(Operator):
             + load.rows(Rows.TOKEN)
         )
         io = load.rows(Rows.TOKEN) * self.shape(shard) * (self.nope_dim + self.rope_dim + self.value_dim)
-        return self.count * (seen * width + io) * ACTIVATION_BYTES
+        return self.count * (seen * width + io) * self.activation_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -302,7 +308,9 @@ class LinearAttention(Operator):
     def bytes_moved(self, load: StepLoad, shard: Shard) -> float:
         visits = load.decode_sequences + max(load.prefill_sequences, load.prefill_tokens / self.chunk / 8.0)
         width = (2 * self.convolved + self.value_heads * self.value_dim) / shard.tensor
-        return 2.0 * self.state_bytes(shard) * visits + self.count * load.rows(Rows.TOKEN) * width * ACTIVATION_BYTES
+        return (
+            2.0 * self.state_bytes(shard) * visits + self.count * load.rows(Rows.TOKEN) * width * self.activation_bytes
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -358,7 +366,7 @@ class Experts(Operator):
         if tokens == 0:
             return 0.0
         weights = self.touched(tokens) * self.parameters_each * self.format.bytes
-        io = tokens * self.chosen * (2 * self.hidden + 3 * self.inner) * ACTIVATION_BYTES
+        io = tokens * self.chosen * (2 * self.hidden + 3 * self.inner) * self.activation_bytes
         return self.count * (weights + io) / (shard.expert_tensor * shard.expert_parallel)
 
 
@@ -368,10 +376,12 @@ class Pointwise(Operator):
 
     Attributes:
         width: values of one row.
+        rows_each: rows for each token, sequence or patch.
         reads, writes: how often a row crosses the memory bus.
         weights: learned values per pass.
         normalizes: whether it is a normalisation.
         splits: whether tensor parallelism cuts the width.
+        format: of the learned values.
     """
 
     width: int
@@ -379,8 +389,10 @@ class Pointwise(Operator):
     writes: float = 1.0
     weights: int = 0
     rows: Rows = Rows.TOKEN
+    rows_each: int = 1
     normalizes: bool = False
     splits: bool = False
+    format: NumberFormat = NumberFormat.BF16
 
     @property
     def kind(self) -> OperatorKind:
@@ -392,11 +404,12 @@ class Pointwise(Operator):
 
     def weight_bytes(self, shard: Shard) -> float:
         del shard
-        return self.parameters * NumberFormat.BF16.bytes
+        return self.parameters * self.format.bytes
 
     def bytes_moved(self, load: StepLoad, shard: Shard) -> float:
         width = self.width / shard.tensor if self.splits else self.width
-        return self.count * load.rows(self.rows) * width * (self.reads + self.writes) * ACTIVATION_BYTES
+        rows = load.rows(self.rows) * self.rows_each
+        return self.count * rows * width * (self.reads + self.writes) * self.activation_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -406,6 +419,8 @@ class Embedding(Operator):
     entries: int
     width: int
     rows: Rows = Rows.TOKEN
+    rows_each: int = 1
+    format: NumberFormat = NumberFormat.BF16
 
     @property
     def kind(self) -> OperatorKind:
@@ -416,48 +431,11 @@ class Embedding(Operator):
         return self.count * self.entries * self.width
 
     def weight_bytes(self, shard: Shard) -> float:
-        return self.parameters / shard.tensor * NumberFormat.BF16.bytes
+        return self.parameters / shard.tensor * self.format.bytes
 
     def bytes_moved(self, load: StepLoad, shard: Shard) -> float:
         del shard
-        return 2.0 * self.count * load.rows(self.rows) * self.width * ACTIVATION_BYTES
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FixedWork(Operator):
-    """Work per row that was read off a traced graph: convolutions, or what no other class knows.
-
-    Attributes:
-        traced_kind: UNKNOWN for an operator nobody has a rule for; it is counted by its bytes alone.
-        flops_per_row, bytes_per_row: at the traced shape.
-        weights: learned values.
-    """
-
-    traced_kind: OperatorKind
-    flops_per_row: float
-    bytes_per_row: float
-    weights: int = 0
-    rows: Rows = Rows.SEQUENCE
-
-    @property
-    def kind(self) -> OperatorKind:
-        return self.traced_kind
-
-    @property
-    def parameters(self) -> int:
-        return self.count * self.weights
-
-    def weight_bytes(self, shard: Shard) -> float:
-        del shard
-        return self.parameters * NumberFormat.BF16.bytes
-
-    def flops(self, load: StepLoad, shard: Shard) -> float:
-        del shard
-        return self.count * load.rows(self.rows) * self.flops_per_row
-
-    def bytes_moved(self, load: StepLoad, shard: Shard) -> float:
-        del shard
-        return self.count * (load.rows(self.rows) * self.bytes_per_row + self.weights * ACTIVATION_BYTES)
+        return 2.0 * self.count * load.rows(self.rows) * self.rows_each * self.width * self.activation_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -485,4 +463,4 @@ class AllReduce(Operator):
         """Of one GPU's message."""
         if self.group(shard) == 1:
             return 0.0
-        return self.count * load.rows(Rows.TOKEN) * self.width * ACTIVATION_BYTES
+        return self.count * load.rows(Rows.TOKEN) * self.width * self.activation_bytes

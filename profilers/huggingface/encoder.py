@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from profilers.huggingface.fields import Fields
-from tuner.operators import Attention, Embedding, FixedWork, MatMul, Operator, Pointwise
-from tuner.step import OperatorKind, Rows, Split
+from tuner.operators import Attention, Embedding, MatMul, Operator, Pointwise
+from tuner.step import Rows, Split
+from tuner.traced_operators import Convolution
 
 TEXT_ENCODERS: Final = frozenset({"bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra", "mpnet"})
 """Families with learned positions and a norm after each half of a layer."""
@@ -42,13 +43,12 @@ def image_encoder(config: Fields) -> tuple[Operator, ...]:
     """Operators of a vision transformer, per image."""
     hidden, layers = config.integer("hidden_size"), config.integer("num_hidden_layers")
     patch, channels = config.integer("patch_size"), config.integer("num_channels", default=3)
-    patches = (config.integer("image_size") // patch) ** 2
-    inputs = channels * patch * patch
+    side = config.integer("image_size")
+    patches = (side // patch) ** 2
     found: list[Operator] = [
-        FixedWork(
-            name="patch_embeddings", count=1, traced_kind=OperatorKind.CONVOLUTION,
-            flops_per_row=2.0 * patches * inputs * hidden, bytes_per_row=2.0 * patches * (inputs + hidden),
-            weights=inputs * hidden + hidden,
+        Convolution(
+            name="patch_embeddings", count=1, channels_in=channels, channels_out=hidden, size=(side, side),
+            kernel=(patch, patch), stride=(patch, patch), padding=(0, 0), dilation=(1, 1), bias=True,
         ),
         Embedding(name="position_embeddings", count=1, entries=patches + 2, width=hidden),
     ]  # fmt: skip

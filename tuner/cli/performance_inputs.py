@@ -6,16 +6,20 @@ import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Final, Protocol, cast
 
-from tuner.errors import TunerError
+from tuner.errors import ModelError, TunerError
 from tuner.model_graph import ModelGraph
 from tuner.performance.prediction import ModelSource
 from tuner.step import NumberFormat
-from tuner.study.adapters import load
+from tuner.study.adapters import load, names
+
+_READERS: Final = "tuner.model_readers"
 
 
 class _Reader(Protocol):
+    def accepts(self, path: Path) -> bool: ...
+
     def read(self, path: Path, weights: NumberFormat | None = None) -> ModelGraph: ...
 
 
@@ -26,7 +30,22 @@ def installed(group: str, name: str) -> Callable[..., object]:
 
 def reader() -> _Reader:
     """The reader of Hugging Face configurations."""
-    return cast(_Reader, installed("tuner.model_readers", "huggingface")())
+    return cast(_Reader, installed(_READERS, "huggingface")())
+
+
+def read_model(path: Path) -> ModelGraph:
+    """The model at `path`, by the first installed reader that takes it.
+
+    Raises:
+        ModelError: there is nothing, or nothing that a reader takes.
+    """
+    if not path.exists():
+        raise ModelError(f"There is no {path}. Give an .onnx file, or a folder with a config.json.")
+    for name in sorted(names(_READERS), key=lambda name: name != "huggingface"):
+        found = cast(_Reader, installed(_READERS, name)())
+        if found.accepts(path):
+            return found.read(path)
+    raise ModelError(f"No reader takes {path}. Give an .onnx file, or a folder with a config.json.")
 
 
 def model_source(folder: Path) -> ModelSource:

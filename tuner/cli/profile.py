@@ -12,7 +12,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from tuner.cli.performance_inputs import installed, reader
+from tuner.cli.performance_inputs import installed, read_model
 from tuner.errors import UnknownNameError, UsageError
 from tuner.hardware import Hardware
 from tuner.model_graph import ModelGraph, key_operators
@@ -44,7 +44,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         description="Reads a model and times its operators here, or looks them up for a device of the catalogue.",
         epilog="example: tune profile models/bert --device cpu --show",
     )
-    parser.add_argument("model", type=Path, help="a folder with a config.json")
+    parser.add_argument("model", type=Path, help="an .onnx file, or a folder with a config.json")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, or a device of the catalogue (default: cpu)")
     parser.add_argument("--show", action="store_true", help="print where the time goes")
     parser.add_argument("--batch", type=int, default=8, help="sequences of the pass that is shown (default: 8)")
@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs the command."""
     if arguments.batch < 1 or arguments.tokens < 1:
         raise UsageError(f"A pass of {arguments.batch} x {arguments.tokens} tokens is none. Write 1 or more.")
-    graph = reader().read(arguments.model)
+    graph = read_model(arguments.model)
     for assumption in graph.assumptions:
         print(f"note: {assumption}", file=sys.stderr)
     if arguments.device == "cpu" or arguments.device.startswith("cuda"):

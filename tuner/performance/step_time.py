@@ -14,7 +14,6 @@ from tuner.operators import (
     AllReduce,
     Attention,
     Experts,
-    FixedWork,
     LatentAttention,
     LinearAttention,
     MatMul,
@@ -24,6 +23,7 @@ from tuner.operators import (
 from tuner.performance.grid import Array
 from tuner.performance.operator_table import OperatorTable
 from tuner.step import NumberFormat, Rows, Shard
+from tuner.traced_operators import Convolution, TracedWork
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,7 +135,7 @@ class StepTime:
         """Part of `StepParts` that an operator belongs to, and its seconds."""
         nothing = np.zeros(loads.tokens.shape)
         if isinstance(operator, MatMul):
-            rows = loads.tokens if operator.rows is Rows.TOKEN else loads.sequences
+            rows = (loads.tokens if operator.rows is Rows.TOKEN else loads.sequences) * operator.rows_each
             n, k = operator.shape(self.shard)
             seconds = self.table.matmul_s(operator.format, n, k, np.maximum(rows, 1.0))
             return "matmul", np.where(rows > 0, operator.count * seconds, nothing)
@@ -162,6 +162,8 @@ class StepTime:
         head_dim = (operator.head_dim + operator.value_dim) // 2
         window = operator.window or 0
         total = np.zeros(loads.tokens.shape)
+        if operator.length is not None:
+            loads = StepLoads.prefill(loads.sequences, np.full(loads.sequences.shape, float(operator.length)))
         if np.any(loads.prefill_sequences > 0):
             total += self._prefill(heads, kv_heads, head_dim, window, loads)
         if np.any(loads.decode_sequences > 0) and operator.keeps_cache:
@@ -229,9 +231,27 @@ class StepTime:
         rows = loads.sequences if getattr(operator, "rows", Rows.TOKEN) is Rows.SEQUENCE else loads.tokens
         if isinstance(operator, Pointwise):
             width = operator.width / self.shard.tensor if operator.splits else operator.width
-            return operator.count * rows * width * (operator.reads + operator.writes) * 2.0 / bandwidth
-        if isinstance(operator, FixedWork):
-            peak = self.table.hardware.peak_flops_per_s(NumberFormat.BF16)
-            moved = rows * operator.bytes_per_row + operator.weights * 2.0
-            return operator.count * np.maximum(rows * operator.flops_per_row / (0.5 * peak), moved / bandwidth)
+            return (
+                operator.count
+                * rows
+                * operator.rows_each
+                * width
+                * (operator.reads + operator.writes)
+                * 2.0
+                / bandwidth
+            )
+        if isinstance(operator, Convolution | TracedWork):
+            return operator.count * self._traced(operator, loads)
         return rows * self.graph.hidden * 4.0 / bandwidth
+
+    def _traced(self, operator: Convolution | TracedWork, loads: StepLoads) -> Array:
+        """One run of what a traced graph says the FLOPs and bytes of: half of the peak, or the whole bandwidth."""
+        hardware = self.table.hardware
+        if isinstance(operator, Convolution):
+            flops, moved = loads.sequences * operator.flops_each, loads.sequences * operator.bytes_each
+        else:
+            length = np.where(loads.prefill_sequences > 0, loads.prefill_tokens, 1.0)
+            flops, moved = operator.work.at(loads.sequences, length), operator.moved.at(loads.sequences, length)
+        moved = moved + operator.weight_bytes(self.shard) / operator.count
+        seconds = flops / (0.5 * hardware.peak_flops_per_s(NumberFormat.BF16))
+        return np.where(loads.sequences > 0, np.maximum(seconds, moved / hardware.bandwidth_bytes_per_s), 0.0)
