@@ -24,7 +24,9 @@ ALLOWED: dict[str, frozenset[str]] = {
     "tuner.performance": frozenset({GROUND}),
     "tuner.export": frozenset({GROUND}),
     "tuner.strategies": frozenset({GROUND, "tuner.surrogates", "tuner.performance"}),
-    "tuner.study": frozenset({GROUND, "tuner.strategies", "tuner.surrogates", "tuner.performance", "tuner.export"}),
+    "tuner.study": frozenset(
+        {GROUND, "tuner.priors", "tuner.strategies", "tuner.surrogates", "tuner.performance", "tuner.export"}
+    ),
     "tuner.priors": frozenset({GROUND, "tuner.strategies"}),
     "tuner.report": frozenset({GROUND, "tuner.study", "tuner.export"}),
     "tuner.bench": frozenset({GROUND, "tuner.study", "tuner.strategies", "tuner.surrogates", "tuner.performance"}),

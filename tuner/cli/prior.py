@@ -7,14 +7,10 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tuner.errors import UsageError
 from tuner.priors.library import PriorLibrary, starter_tasks, write_text
 from tuner.priors.prior_task import PriorTask, read_prior
-
-if TYPE_CHECKING:
-    from tuner.study.record import TrialRecord
 
 _Run = Callable[[PriorLibrary, argparse.Namespace], None]
 
@@ -76,24 +72,12 @@ def _action(
 def _add(library: PriorLibrary, arguments: argparse.Namespace) -> None:
     # The study's adapters and storage are needed here only; the other actions start at once.
     from tuner.cli.show import chosen_result
-    from tuner.priors.earlier_tasks import prior_of_trials
-    from tuner.study import adapters
+    from tuner.study.earlier import remembered
     from tuner.study.space import study_space
 
     result = chosen_result(arguments)
-    space = study_space(result.study, adapters.search_space(result.study.engine.name, result.study.engine.options))
-    trials = [(record.config, metric_values(record)) for record in result.records if record.outcome is not None]
-    name = arguments.name or result.study.name
-    task = prior_of_trials(name, f"study {result.study.name}", space, trials)
-    if not any(trial.metrics for trial in task.trials):
-        raise UsageError(f"The study {result.study.name!r} has no measured trial: there is nothing to learn from.")
-    sys.stdout.write(f"{library.add(task, replace=arguments.replace)}\n")
-
-
-def metric_values(record: TrialRecord) -> dict[str, float]:
-    """Metrics of a trial, by name; none where it did not run."""
-    measurement = record.measurement
-    return {} if measurement is None else {name: each.value for name, each in measurement.metrics.items()}
+    space = study_space(result.study, result.engine)
+    sys.stdout.write(f"{remembered(result, space, library, arguments.name, replace=arguments.replace)}\n")
 
 
 def _list(library: PriorLibrary, arguments: argparse.Namespace) -> None:
@@ -103,6 +87,7 @@ def _list(library: PriorLibrary, arguments: argparse.Namespace) -> None:
             {
                 "name": task.name,
                 "kind": kind,
+                "engine": task.engine,
                 "trials": len(task.trials),
                 "source": task.source,
                 "licence": task.licence,
@@ -120,12 +105,12 @@ def _show(library: PriorLibrary, arguments: argparse.Namespace) -> None:
     if arguments.json:
         sys.stdout.write(task.to_json() + "\n")
         return
-    ran = sum(bool(trial.metrics) for trial in task.trials)
     lines = [
         f"name        {task.name}",
         f"source      {task.source}",
         f"licence     {task.licence or '-'}",
-        f"trials      {len(task.trials)}, {ran} of which ran",
+        f"engine      {task.engine or '-'}",
+        f"trials      {len(task.trials)}, {task.measured} of which ran",
         f"parameters  {', '.join(f'{name} ({scale.value})' for name, scale in task.parameters.items())}",
         f"metrics     {', '.join(task.metrics)}",
     ]

@@ -9,6 +9,7 @@ from tuner.cli.wording import config_words, estimate_words, excess_words, parame
 from tuner.metric import MetricRef
 from tuner.parameter import Config
 from tuner.strategies.history import Kind
+from tuner.strategies.prospects import Prospects
 from tuner.study.evidence import Evidence
 from tuner.study.recommendation import Shortfall
 from tuner.study.record import State, TrialRecord
@@ -26,6 +27,10 @@ def summary_words(result: Result) -> str:
         lines += _best_lines(result, result.best)
     if result.best is None:
         lines += _nothing_lines(result, result.shortfall)
+    if result.prospects is not None:
+        lines.append(_outlook_words(result, result.prospects))
+    if result.earlier:
+        lines.append(_earlier_words(result))
     if result.spending is not None and result.spending.wall_s > 0:
         spent = result.spending
         lines.append(
@@ -41,6 +46,9 @@ def summary_json(result: Result) -> dict[str, object]:
     return {
         "study": study.name,
         "stop_reason": result.stop_reason,
+        "stop_rule": None if result.ended is None else result.ended.rule.value,
+        "prospects": _prospects_json(result.prospects),
+        "earlier_tasks": _earlier_json(result),
         "objectives": [str(objective) for objective in study.objectives],
         "slo": [str(slo) for slo in study.slos],
         "best": _evidence_json(result, result.best),
@@ -81,6 +89,24 @@ def _best_lines(result: Result, best: Evidence) -> list[str]:
         how = f"measured again {confirmed} times, in turn with the default" if confirmed else "not measured again"
         lines.append(f"gain       {gain.value:.2f}x [{gain.low:.2f}, {gain.high:.2f}] on {objective}, {how}")
     return lines
+
+
+def _outlook_words(result: Result, prospects: Prospects) -> str:
+    gain = f"{prospects.expected_gain:.1%}" if math.isfinite(prospects.expected_gain) else "an unknown amount"
+    words = (
+        f"outlook    within {prospects.tolerance:.0%} of the best with probability {prospects.within:.0%}, one more "
+        f"trial would gain {gain} (predicted"
+    )
+    if result.best is not None and result.best.config != prospects.best:
+        words += f" for {config_words(prospects.best)}"
+    return words + ")"
+
+
+def _earlier_words(result: Result) -> str:
+    weights = {} if result.prospects is None else result.prospects.weights
+    each = [f"{name} {weights[name]:.0%}" if name in weights else name for name in result.earlier]
+    words = f"earlier    {', '.join(each)}"
+    return f"{words}, none of them {max(0.0, 1 - sum(weights.values())):.0%}" if weights else words
 
 
 def _front_lines(result: Result) -> list[str]:
@@ -155,6 +181,23 @@ def _trial_json(result: Result, record: TrialRecord) -> dict[str, object]:
         "message": record.failure.message if record.failure else record.fault or None,
         "seconds": record.phases.total_s,
     }
+
+
+def _prospects_json(prospects: Prospects | None) -> dict[str, object] | None:
+    if prospects is None:
+        return None
+    return {
+        "incumbent": parameters_json(prospects.best),
+        "probability_within": prospects.within,
+        "tolerance": prospects.tolerance,
+        "expected_gain": _finite(prospects.expected_gain),
+        "origin": "predicted",
+    }
+
+
+def _earlier_json(result: Result) -> list[dict[str, object]]:
+    weights = {} if result.prospects is None else result.prospects.weights
+    return [{"name": name, "weight": weights.get(name)} for name in result.earlier]
 
 
 def _shortfall_json(shortfall: Shortfall | None) -> dict[str, object] | None:

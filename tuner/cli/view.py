@@ -18,7 +18,7 @@ from tuner.cli.wording import config_words, estimate_words, kind_words, outcome_
 from tuner.parameter import Config
 from tuner.strategies.history import Kind
 from tuner.study.definition import Study
-from tuner.study.event import Event, StudyOpened, TrialEnded, TrialProgress, TrialStarted
+from tuner.study.event import Event, Notice, StudyOpened, TrialEnded, TrialProgress, TrialStarted
 from tuner.study.recommendation import recommended
 from tuner.study.record import State, TrialRecord
 from tuner.trial import Progress
@@ -67,7 +67,7 @@ class _Course:
             self.running, self.progress = event, None
         elif isinstance(event, TrialProgress):
             self.progress, self.progress_at = event.progress, time.monotonic()
-        else:
+        elif isinstance(event, TrialEnded):
             self.running = None
             self.records.append(event.record)
 
@@ -119,7 +119,9 @@ class PlainView:
         """Prints a line for what begins and ends."""
         course = self._course
         course.note(event)
-        if isinstance(event, StudyOpened):
+        if isinstance(event, Notice):
+            self._print(event.text)
+        elif isinstance(event, StudyOpened):
             self._print(opening_words(course.study, event.records, event.reaped, event.space_size))
         elif isinstance(event, TrialStarted):
             self._print(f"{kind_words(event.kind)} {event.number}: {config_words(event.config, course.default)}")
@@ -155,6 +157,8 @@ class LiveView:
         if isinstance(event, StudyOpened):
             words = opening_words(self._course.study, event.records, event.reaped, event.space_size)
             self._live.console.print(words, markup=False, highlight=False)
+        elif isinstance(event, Notice):
+            self._live.console.print(event.text, markup=False, highlight=False)
 
     def close(self) -> None:
         """Leaves the table of trials on the screen."""

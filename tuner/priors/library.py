@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
@@ -18,6 +19,21 @@ def default_folder() -> Path:
         return Path(chosen)
     base = os.environ.get("XDG_DATA_HOME")
     return (Path(base) if base else Path.home() / ".local" / "share") / "serving-tuner" / "priors"
+
+
+def read_priors(path: Path) -> tuple[PriorTask, ...]:
+    """The priors in a file, or in all `.json` and `.json.gz` files of a folder, in order of name.
+
+    Raises:
+        UsageError: there is nothing at `path`, a file is no prior, or two have one name.
+    """
+    if not path.is_dir():
+        return (read_prior(path),)
+    tasks = [read_prior(file) for file in sorted(path.glob("*.json*")) if file.suffix in (".json", ".gz")]
+    twice = sorted(name for name, count in Counter(task.name for task in tasks).items() if count > 1)
+    if twice:
+        raise UsageError(f"{path} holds more than one prior called {', '.join(twice)}. Remove all but one.")
+    return tuple(tasks)
 
 
 def starter_tasks() -> tuple[PriorTask, ...]:

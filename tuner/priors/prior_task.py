@@ -2,8 +2,10 @@
 
 The file format is JSON, gzipped or not, one task per file::
 
-    {"version": 1, "name": "encoder-a", "source": "...", "licence": "", "parameters": {"batch": "log"},
-     "trials": [{"config": {"batch": 8}, "metrics": {"throughput": 120.0}}, {"config": {"batch": 64}}]}
+    {"version": 1, "name": "encoder-a", "source": "...", "licence": "", "engine": "triton",
+     "devices": {"cpu-1": {"kind": "cpu", "cpus": 1}}, "parameters": {"device": "categorical", "batch": "log"},
+     "trials": [{"config": {"device": "cpu-1", "batch": 8}, "metrics": {"throughput": 120.0}},
+                {"config": {"device": "cpu-1", "batch": 64}}]}
 
 A trial without metrics did not run. A file of a newer version is refused, whole.
 """
@@ -11,6 +13,7 @@ A trial without metrics did not run. A file of a newer version is refused, whole
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import math
 import re
@@ -42,6 +45,8 @@ class PriorTask:
         name: unique in a library; letters, digits and `._@+-`.
         source: where the numbers come from.
         licence: of the numbers, where they are someone else's.
+        engine: whose parameters they are; empty where it is none of ours.
+        devices: by name of a device type, what it is: numbers and words that do not depend on its name or price.
         parameters: scale of every parameter that trials may set.
         trials: in the order in which they were run.
         features: numbers that describe the model.
@@ -50,6 +55,8 @@ class PriorTask:
     name: str
     source: str = ""
     licence: str = ""
+    engine: str = ""
+    devices: Mapping[str, Mapping[str, Value]] = field(default_factory=dict)
     parameters: Mapping[str, Scale]
     trials: tuple[PriorTrial, ...]
     features: Mapping[str, float] = field(default_factory=dict)
@@ -68,6 +75,16 @@ class PriorTask:
     def metrics(self) -> tuple[str, ...]:
         """Names of all metrics, in name order."""
         return tuple(sorted({name for trial in self.trials for name in trial.metrics}))
+
+    @property
+    def measured(self) -> int:
+        """How many trials ran."""
+        return sum(bool(trial.metrics) for trial in self.trials)
+
+    @property
+    def digest(self) -> str:
+        """Hash of its content."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
 
     def to_json(self) -> str:
         """The file's text; `from_json` undoes it."""
@@ -93,6 +110,8 @@ class PriorTask:
                 name=str(content["name"]),
                 source=str(content.get("source", "")),
                 licence=str(content.get("licence", "")),
+                engine=str(content.get("engine", "")),
+                devices={str(name): dict(shape) for name, shape in content.get("devices", {}).items()},
                 parameters={str(name): Scale(scale) for name, scale in content["parameters"].items()},
                 trials=tuple(
                     PriorTrial(

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -31,6 +30,7 @@ from tuner.slo import Slo
 from tuner.strategies.beliefs import Beliefs, Outlook, PriorMean
 from tuner.strategies.candidates import Candidates, Rows, config_of, encode, levels
 from tuner.strategies.history import History
+from tuner.strategies.prospects import Prospects
 from tuner.strategies.sampler import CandidateSampler
 from tuner.surrogates.acquisition import (
     log_expected_hypervolume_improvement,
@@ -60,25 +60,11 @@ _LEAST_SPREAD: Final = 0.5
 """Of the logarithms of an objective that has hardly varied yet."""
 _CONTENDERS: Final = 384
 _DRAWS: Final = 128
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prospects:
-    """What more trials may bring, for one objective.
-
-    Attributes:
-        best: the measured configuration with the best posterior mean among those that hold the SLOs with
-            probability 0.9 or more.
-        expected_gain: largest expected improvement over it of any untried configuration, as a factor less 1, its
-            probability of holding the SLOs taken into account.
-        within: probability that no configuration that holds the SLOs is better than `best` by more than `tolerance`.
-        tolerance: relative.
-    """
-
-    best: Config
-    expected_gain: float
-    within: float
-    tolerance: float
+_WIDER: Final = 1.5
+"""Factor on the spread of draws that say what is left to find: a process fitted to so few trials, most of them where it
+hoped for more, is too sure of itself (docs/measurements.md, Stopping)."""
+_MOST_GAIN: Final = 5.0
+"""Largest logarithmic gain that a draw counts for."""
 
 
 class BayesianSampler(CandidateSampler):
@@ -161,14 +147,16 @@ class BayesianSampler(CandidateSampler):
         )
 
     def _gain_and_within(self, beliefs: Beliefs, history: History, best: Rows, tolerance: float) -> tuple[float, float]:
+        """Expected gain of the most promising contender, and share of draws in which none beats `best` by more."""
         open_positions = self._open(history)
         if not open_positions.any():
             return 0.0, 1.0
         rows = self._shortlist(beliefs, history, open_positions, 0)
-        log_gain = self._scores(beliefs, history, rows)
-        gain = math.expm1(min(math.exp(float(log_gain.max())), 50.0))
-        top = torch.argsort(log_gain, descending=True)[:_CONTENDERS].numpy()
-        return gain, self._within(beliefs, best, rows[top], tolerance)
+        top = torch.argsort(self._scores(beliefs, history, rows), descending=True)[:_CONTENDERS].numpy()
+        lead = self._leads(beliefs, best, rows[top])
+        gain = torch.expm1(lead.clamp(0.0, _MOST_GAIN)).mean(dim=(0, 2)).max()
+        within = (lead.max(dim=1).values <= -math.log1p(-tolerance)).to(torch.float64).mean()
+        return float(gain), float(within)
 
     def _shortlist(
         self, beliefs: Beliefs, history: History, open_positions: npt.NDArray[np.bool_], number: int
@@ -263,8 +251,11 @@ class BayesianSampler(CandidateSampler):
         best = int(torch.argmax(means))
         return None if math.isinf(float(means[best])) else known[best]
 
-    def _within(self, beliefs: Beliefs, best: Rows, rivals: Rows, tolerance: float) -> float:
-        """Share of joint draws in which no rival that runs and holds the SLOs beats `best` by more."""
+    def _leads(self, beliefs: Beliefs, best: Rows, rivals: Rows) -> torch.Tensor:
+        """Joint draws of how far rivals lead before `best`, in logarithms, shape (h, rivals, draws).
+
+        Minus infinity where a rival does not run or hold the SLOs.
+        """
         rows = np.concatenate([best[None], rivals])
         filled = levels(self.candidates.space, rows)
         generator = torch.Generator().manual_seed(self.seed)
@@ -273,12 +264,11 @@ class BayesianSampler(CandidateSampler):
             mean, covariance = process.joint_posterior(filled)
             factor = torch.linalg.cholesky(covariance + 1e-8 * torch.eye(len(rows), dtype=torch.float64))
             normal = torch.randn(len(mean), len(rows), _DRAWS, generator=generator, dtype=torch.float64)
-            draws[metric] = mean[..., None] + factor @ normal
+            draws[metric] = mean[..., None] + _WIDER * (factor @ normal)
         (objective, sign), *_ = beliefs.signs
         gains = sign * draws[objective]
         runs = torch.exp(beliefs.outlook(rows).log_runs)[None, :, None]
         valid = torch.rand(gains.shape, generator=generator, dtype=torch.float64) < runs
         for metric, bound, direction in beliefs.bounds:
             valid &= direction * draws[metric] <= direction * bound
-        rival = torch.where(valid, gains, -math.inf)[:, 1:].max(dim=1).values
-        return float((gains[:, 0] >= rival - math.log1p(tolerance)).to(torch.float64).mean())
+        return torch.where(valid[:, 1:], gains[:, 1:] - gains[:, :1], -math.inf)

@@ -8,6 +8,7 @@ a uniform part of the rest.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -22,7 +23,8 @@ from tuner.strategies.candidates import Candidates, Rows, config_of, row_of
 from tuner.strategies.history import History
 from tuner.strategies.listed_problem import Answer, Bound, EarlierTask, ListedParameter, ListedProblem
 from tuner.strategies.meta_prior import HyperparameterCache, MetaSettings
-from tuner.strategies.meta_search import MetaProspects, MetaSearch
+from tuner.strategies.meta_search import MetaSearch
+from tuner.strategies.prospects import Prospects
 from tuner.strategies.sampler import CandidateSampler
 
 SHORTLIST: Final = 400
@@ -71,15 +73,33 @@ class MetaSampler(CandidateSampler):
         rows, search = self._search(history, open_positions, number)
         return np.asarray(rows[search.ask()], dtype=np.int16)
 
-    def prospects(self, study: Study) -> MetaProspects:
-        """What more trials may bring; `best` is a position in no list that the caller has, so see the study for it."""
+    def prospects(self, study: Study, tolerance: float = 0.05) -> Prospects | None:
+        """What more trials may bring; `None` while nothing holds the SLOs."""
         history = self.history(study)
-        return self._search(history, self._open(history), len(history))[1].prospects()
+        settings = replace(self._settings or MetaSettings(), tolerance=tolerance)
+        number = len(study.get_trials(deepcopy=False))
+        rows, search = self._search(history, self._open(history), number, settings)
+        found = search.prospects()
+        if found.best is None:
+            return None
+        return Prospects(
+            best=config_of(self.candidates.space, rows[found.best]),
+            expected_gain=found.expected_gain,
+            within=found.within,
+            tolerance=tolerance,
+            weights={"/".join(name): weight for name, weight in search.followed().items()},
+        )
 
-    def _search(self, history: History, open_positions: npt.NDArray[np.bool_], number: int) -> tuple[Rows, MetaSearch]:
+    def _search(
+        self,
+        history: History,
+        open_positions: npt.NDArray[np.bool_],
+        number: int,
+        settings: MetaSettings | None = None,
+    ) -> tuple[Rows, MetaSearch]:
         rows = self._shortlist(history, open_positions, number)
         problem = self._problem(rows)
-        search = MetaSearch(problem, seed=self.seed, settings=self._settings, cache=self._cache)
+        search = MetaSearch(problem, seed=self.seed, settings=settings or self._settings, cache=self._cache)
         position = {row.tobytes(): at for at, row in enumerate(rows)}
         for row in history.tried_rows:
             search.ask_for(position[row.tobytes()])

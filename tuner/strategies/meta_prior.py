@@ -28,7 +28,7 @@ from tuner.surrogates.hierarchical_fit import (
     default_hyperparameters,
     fit_hyperparameters,
 )
-from tuner.surrogates.hierarchical_kernel import GridEncoding
+from tuner.surrogates.hierarchical_kernel import GridEncoding, IntArray
 from tuner.surrogates.one_thread import one_thread
 
 OBJECTIVE = "objective"
@@ -99,11 +99,13 @@ class MetaPrior:
         metrics: objective first; `ran` last where any earlier trial failed or none is known.
         weights: prior weights of the hypotheses, shape (H,).
         transferred: which hypotheses rest on the earlier tasks' surfaces, shape (H,).
+        followed: the earlier task that a hypothesis follows, -1 for none, shape (H,).
     """
 
     metrics: tuple[MetricPrior, ...]
     weights: FloatArray
     transferred: BoolArray
+    followed: IntArray
 
 
 HyperparameterCache = dict[str, Hyperparameters]
@@ -173,7 +175,12 @@ class _Builder:
         if tasks:
             transferred[:2] = True
             transferred[3 : 3 + followers] = True
-        return MetaPrior(metrics=tuple(metrics), weights=np.array(weights), transferred=transferred)
+        followed_tasks = np.full(count, -1)
+        if tasks:
+            followed_tasks[3 : 3 + followers] = np.arange(followers) % len(tasks)
+        return MetaPrior(
+            metrics=tuple(metrics), weights=np.array(weights), transferred=transferred, followed=followed_tasks
+        )
 
     def _columns(self) -> list[_Column]:
         columns = [_Column(OBJECTIVE, lambda task: task.objective)]

@@ -102,6 +102,12 @@ class MetaSearch:
                     noise = (answer.noise / metric.scale) ** 2
                 self._mixture.observe(metric.name, row, metric.standard(value), noise)
 
+    def followed(self) -> dict[tuple[str, ...], float]:
+        """By name of an earlier task, the probability that this one deviates as that one did."""
+        weights, tasks = self._mixture.weights(), self._problem.earlier
+        shares = [float(weights[self._prior.followed == at].sum()) for at in range(len(tasks))]
+        return {task.name: share for task, share in zip(tasks, shares, strict=True)}
+
     def prospects(self) -> MetaProspects:
         """What more trials may bring."""
         with one_thread():

@@ -13,6 +13,7 @@ from tuner.study.definition import Budget, Study
 from tuner.study.evidence import Evidence
 from tuner.study.recommendation import confirmations_done, pareto_front, ranking
 from tuner.study.record import State, TrialRecord
+from tuner.study.stopping import Ended, StopRule
 
 MAX_ATTEMPTS: Final = 3
 """A configuration during whose trials the machine went down this often is left alone: it may be why."""
@@ -39,44 +40,53 @@ class Run:
 class Stop:
     """Nothing is left to do, and why."""
 
-    reason: str
+    ended: Ended
+
+    @property
+    def reason(self) -> str:
+        """In words."""
+        return self.ended.reason
 
 
 Step = Search | Run | Stop
 
 
-def next_step(records: Sequence[TrialRecord], study: Study, default: Config, search_ended: str | None) -> Step:
+def next_step(records: Sequence[TrialRecord], study: Study, default: Config, search_ended: Ended | None) -> Step:
     """What to do next.
 
     Args:
         records: all trials, those of other processes that still run included.
         study: the study.
         default: the engine's default configuration.
-        search_ended: why the strategy has nothing more to ask, or `None`.
+        search_ended: why the search is over while there is budget left, or `None`.
     """
     if (pending := _interrupted(records)) is not None:
         return Run(pending, Kind.SEARCH)
-    reason = search_ended or spent(records, study)
-    if reason is None:
+    ended = search_ended or spent(records, study)
+    if ended is None:
         return Search()
     if (repeat := _confirmation(records, study, default)) is not None:
         return Run(repeat, Kind.CONFIRM)
-    return Stop(reason)
+    return Stop(ended)
 
 
-def spent(records: Sequence[TrialRecord], study: Study) -> str | None:
-    """Which limit of the budget the search has reached, in words; `None` while there is some left."""
+def spent(records: Sequence[TrialRecord], study: Study) -> Ended | None:
+    """Which limit of the budget the search has reached; `None` while there is some left."""
     budget: Budget = study.search.budget
     search = [r for r in records if r.kind is Kind.SEARCH and r.state in (State.DONE, State.RUNNING)]
     if budget.trials is not None and len(search) >= budget.trials:
-        return f"budget of {budget.trials} trials spent"
+        return _spent(f"{budget.trials} trials")
     seconds = math.fsum(r.phases.total_s for r in search)
     if budget.seconds is not None and seconds >= budget.seconds:
-        return f"budget of {budget.seconds / 60:.3g} minutes of trials spent"
+        return _spent(f"{budget.seconds / 60:.3g} minutes of trials")
     usd = math.fsum(study.task.device(r.config.device).price_per_second * r.phases.total_s for r in search)
     if budget.usd is not None and usd >= budget.usd:
-        return f"budget of ${budget.usd:.4g} spent"
+        return _spent(f"${budget.usd:.4g}")
     return None
+
+
+def _spent(limit: str) -> Ended:
+    return Ended(StopRule.BUDGET, f"budget of {limit} spent")
 
 
 def _interrupted(records: Sequence[TrialRecord]) -> Config | None:

@@ -23,6 +23,7 @@ from tuner.export.bundle import formats
 from tuner.objective import Objective
 from tuner.parameter import Value
 from tuner.ports import ModelSource, Runner, SearchSpace, ServingTask
+from tuner.priors.library import read_priors
 from tuner.space import Space
 from tuner.strategies.candidates import Candidates
 from tuner.study import adapters
@@ -35,10 +36,28 @@ from tuner.study.coherence import (
     check_searched_rate,
     check_streamed,
 )
-from tuner.study.definition import AUTO, RANDOM, AdapterChoice, Budget, Override, SearchOptions, Study
+from tuner.study.definition import (
+    AUTO,
+    META,
+    NONE,
+    RANDOM,
+    AdapterChoice,
+    Budget,
+    Override,
+    SearchOptions,
+    Stopping,
+    Study,
+)
 from tuner.study.faults import Faults, shown, split_message
 from tuner.study.option_paths import located
-from tuner.study.sections import AdapterSection, DeviceSection, RangeSection, SearchSection, TrialSection
+from tuner.study.sections import (
+    AdapterSection,
+    DeviceSection,
+    RangeSection,
+    SearchSection,
+    StopSection,
+    TrialSection,
+)
 from tuner.study.space import Range, apply_overrides, overridden, tunable, values_in
 from tuner.study.storage_url import default_storage, storage_url
 from tuner.study.structure import ReadSections
@@ -106,6 +125,8 @@ class Assembly:
             space = self._space(engine, choice.name, task)
             overrides = () if space is None else self._overrides(space)
         self._check_sampler(sections.search.sampler)
+        priors = self._priors(sections.search.priors)
+        stop = self._stopping(sections.search)
         if faults.found:
             return None
         assert choice is not None
@@ -122,6 +143,9 @@ class Assembly:
                 overrides=overrides,
                 budget=budget,
                 sampler=sections.search.sampler,
+                priors=priors,
+                remember=sections.search.remember,
+                stop=stop,
                 confirmations=sections.search.confirmations,
                 seed=sections.search.seed,
             ),
@@ -294,8 +318,30 @@ class Assembly:
                 Candidates.of(apply_overrides(space, overrides), limit=_ENOUGH)
         return tuple(overrides)
 
+    def _priors(self, written: str) -> str:
+        """The absolute path of the earlier tasks, or the word for them; checks that they can be read."""
+        if written in (AUTO, NONE):
+            return written
+        place: Place = ("search", "priors")
+        path = self._folder / Path(written).expanduser()
+        with self._faults.at(place):
+            read_priors(path)
+        return str(path)
+
+    def _stopping(self, section: SearchSection) -> Stopping | None:
+        written = section.stop
+        if isinstance(written, StopSection):
+            with self._faults.at(("search", "stop")):
+                return Stopping(
+                    after=written.after,
+                    gain=written.gain,
+                    probability=written.probability,
+                    tolerance=written.tolerance,
+                )
+        return None
+
     def _check_sampler(self, name: str) -> None:
-        if name in (AUTO, RANDOM):
+        if name in (AUTO, META, RANDOM):
             return
         from tuner.strategies.foreign import sampler_by_name  # imports optuna: most of a second that few files need
 

@@ -18,7 +18,13 @@ from tuner.slo import Slo
 from tuner.trial import TrialPlan
 
 AUTO: Final = "auto"
-"""Sampler: our own. Runner: containers where a Docker daemon answers, else local processes."""
+"""Sampler: our own. Runner: containers where a Docker daemon answers, else local processes. Priors: the library."""
+
+META: Final = "meta"
+"""Sampler: our own that stands on earlier tasks, even where there are none."""
+
+NONE: Final = "none"
+"""Priors: use no earlier tasks."""
 
 RANDOM: Final = "random"
 """Sampler: random without replacement."""
@@ -67,13 +73,41 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Stopping:
+    """When the search ends before its budget does, as little is left to find.
+
+    Attributes:
+        after: search trials before which it never does.
+        gain: it ends when the expected gain of one more trial, as a share of the incumbent, falls below this.
+        probability: it ends when the incumbent is within `tolerance` of the best with at least this probability.
+        tolerance: share of the best.
+    """
+
+    after: int = 10
+    gain: float = 0.10
+    probability: float = 0.95
+    tolerance: float = 0.05
+
+    def __post_init__(self) -> None:
+        if self.after < 1:
+            raise UsageError(f"The search may stop after {self.after} trials. Write 1 or more.")
+        if not 0 < self.tolerance < 1:
+            raise UsageError(
+                f"A tolerance of {self.tolerance:.0%} says nothing. Write more than 0% and less than 100%."
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SearchOptions:
     """How the space is searched.
 
     Attributes:
         overrides: domains that the user sets.
         budget: what may be spent.
-        sampler: `auto` (our own), `random`, or any Optuna sampler by name.
+        sampler: `auto` (our own), `meta`, `random`, or any Optuna sampler by name.
+        priors: earlier tasks: `auto` (those of the user's library that fit), `none`, or a file or folder of them.
+        remember: whether the finished study is added to the library.
+        stop: when the search ends before its budget; `None` for never.
         confirmations: how often winner and default are measured again, in turn, before the winner is
             recommended.
         seed: of every random choice.
@@ -82,6 +116,9 @@ class SearchOptions:
     overrides: tuple[Override, ...] = ()
     budget: Budget = field(default_factory=lambda: Budget(trials=20))
     sampler: str = AUTO
+    priors: str = AUTO
+    remember: bool = False
+    stop: Stopping | None = field(default_factory=Stopping)
     confirmations: int = 2
     seed: int = 0
 

@@ -49,4 +49,11 @@ class TrialEnded:
     record: TrialRecord
 
 
-Event = StudyOpened | TrialStarted | TrialProgress | TrialEnded
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """Something that whoever watches should know, in a sentence."""
+
+    text: str
+
+
+Event = Notice | StudyOpened | TrialStarted | TrialProgress | TrialEnded

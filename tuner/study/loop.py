@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from tuner.errors import RunError, TrialFault
+from tuner.errors import RunError, TrialFault, TunerError
 from tuner.parameter import Config
 from tuner.ports import Runner, SearchSpace
+from tuner.priors.library import PriorLibrary
 from tuner.space import Space
 from tuner.strategies.history import Kind
 from tuner.study import adapters
-from tuner.study.agenda import Run, Stop, next_step
-from tuner.study.definition import Study
-from tuner.study.event import Event, StudyOpened, TrialEnded, TrialProgress, TrialStarted
+from tuner.study.agenda import Run, Search, Step, Stop, next_step
+from tuner.study.definition import AUTO, META, NONE, Study
+from tuner.study.earlier import Earlier, changed, chosen, from_json, remembered, standing_words, to_json
+from tuner.study.event import Event, Notice, StudyOpened, TrialEnded, TrialProgress, TrialStarted
 from tuner.study.record import State, TrialRecord
 from tuner.study.result import Result, spending
 from tuner.study.session import Session
 from tuner.study.space import study_space
+from tuner.study.stopping import IN_A_ROW, little_left
 from tuner.study.store import StudyStore
 from tuner.study.strategy import Strategy
 from tuner.trial import Attempt, Outcome, Phase, Progress
@@ -81,10 +84,10 @@ class Tuner:
         self.engine: SearchSpace = adapters.search_space(study.engine.name, study.engine.options)
         self.space: Space = study_space(study, self.engine)
         self.watch = watch or _unwatched
-        self._strategy = Strategy(study, self.space)
         self._store = StudyStore(study, self.space, create=create)
+        self._earlier = self._settled(create)
+        self._strategy = Strategy(study, self.space, self._earlier.priors)
         self._session = Session(started)
-        self._stop_reason = ""
 
     @property
     def default_config(self) -> Config:
@@ -100,9 +103,9 @@ class Tuner:
         token = secrets.token_hex(8)
         self._store.recover()
         records = self._store.records()
-        step = next_step(records, self.study, self.default_config, self._strategy.exhausted(records))
+        self._look_ahead(records)
+        step = self._next_step(records)
         if isinstance(step, Stop):
-            self._stop_reason = step.reason
             return None
         if isinstance(step, Run):
             return self._ask_for(step.config, step.kind, token)
@@ -138,9 +141,67 @@ class Tuner:
         self._strategy.prepare()
         reaped = runner.reap(self._store.study_id)
         self.watch(StudyOpened(records=tuple(self._store.records()), reaped=reaped, space_size=len(self._strategy)))
+        for words in self._opening_notices():
+            self.watch(Notice(text=words))
         with self._session_kept():
             self._run_all(runner)
+        if self.study.search.remember:
+            self._remember()
         return self.result()
+
+    def _settled(self, create: bool) -> Earlier:
+        """The earlier tasks of the study: those of its storage, or, where it begins, what the library has."""
+        stored = self._store.priors()
+        if stored is None:
+            begun = bool(self._store.records())
+            found = Earlier() if begun or not create else chosen(self.study, self.space)
+            if create and not begun:
+                self._store.fix_priors(to_json(found.priors))
+            return found
+        priors = from_json(stored)
+        if self.study.search.priors == NONE or self.study.search.sampler not in (AUTO, META):
+            return Earlier()
+        return Earlier(priors=priors, notes=changed(self.study, priors) if create else ())
+
+    def _opening_notices(self) -> list[str]:
+        notices = [*self._earlier.notes]
+        if self._strategy.meta:
+            notices.append(standing_words(self._earlier.priors))
+        elif self.study.search.sampler == META:
+            notices.append("two objectives are searched by the Bayesian sampler, without earlier tasks")
+        return notices
+
+    def _remember(self) -> None:
+        """Adds the study to the user's library, or says why not: what was found is worth more than that."""
+        try:
+            path = remembered(self.result(), self.space, PriorLibrary())
+        except TunerError as error:
+            self.watch(Notice(text=f"not remembered for later studies: {error}"))
+        else:
+            self.watch(Notice(text=f"remembered for later studies: {path}"))
+
+    def _look_ahead(self, records: Sequence[TrialRecord]) -> None:
+        """Stores what more trials may bring, once after each search trial from which the rules may end the search."""
+        stopping = self.study.search.stop
+        searched = sum(r.kind is Kind.SEARCH and r.state is State.DONE for r in records)
+        over = not isinstance(self._next_step(records), Search)
+        confirming = any(r.kind is Kind.CONFIRM for r in records)
+        if (
+            not searched
+            or confirming
+            or not (over or (stopping is not None and searched >= stopping.after - IN_A_ROW + 1))
+        ):
+            return
+        known = self._store.prospects().get(searched)
+        if known is not None and (stopping is None or known.tolerance == stopping.tolerance):
+            return
+        found = self._strategy.prospects(self._store.optuna)
+        if found is not None:
+            self._store.add_prospects(searched, found)
+
+    def _next_step(self, records: Sequence[TrialRecord]) -> Step:
+        ended = self._strategy.exhausted(records) or little_left(self.study.search.stop, self._store.prospects())
+        return next_step(records, self.study, self.default_config, ended)
 
     def _run_all(self, runner: Runner) -> None:
         faults = 0
@@ -166,12 +227,17 @@ class Tuner:
     def result(self) -> Result:
         """What has been found so far."""
         records = self._store.records()
+        prospects = self._store.prospects()
+        step = self._next_step(records)
         return Result(
             study=self.study,
+            study_id=self._store.study_id,
             engine=self.engine,
             default_config=self.default_config,
             records=tuple(records),
-            stop_reason=self._stop_reason,
+            ended=step.ended if isinstance(step, Stop) else None,
+            prospects=prospects[max(prospects)] if prospects else None,
+            earlier=tuple(prior.name for prior in self._earlier.priors),
             spending=spending(self._store.sessions()),
         )
 

@@ -13,10 +13,12 @@ from tuner.export.bundle import Deployment, export_files, write_files
 from tuner.metric import MetricRef
 from tuner.parameter import Config
 from tuner.ports import SearchSpace
+from tuner.strategies.prospects import Prospects
 from tuner.study.definition import Study
 from tuner.study.evidence import Evidence, gain, gather
 from tuner.study.recommendation import Shortfall, pareto_front, recommended, shortfall
 from tuner.study.record import TrialRecord
+from tuner.study.stopping import Ended
 from tuner.trial import Estimate
 
 if TYPE_CHECKING:
@@ -50,19 +52,30 @@ class Result:
 
     Attributes:
         study: what was tuned.
+        study_id: unique id in its storage.
         engine: its adapter.
         default_config: the engine's default configuration.
         records: every trial.
-        stop_reason: why the study ended; empty while it has not.
+        ended: why the study ended; `None` while it has not.
+        prospects: what more trials may bring, as last believed; `None` where the sampler could not tell.
+        earlier: names of the earlier tasks that the search stands on.
         spending: where the wall time went; `None` where unknown.
     """
 
     study: Study
+    study_id: str
     engine: SearchSpace
     default_config: Config
     records: tuple[TrialRecord, ...]
-    stop_reason: str
+    ended: Ended | None = None
+    prospects: Prospects | None = None
+    earlier: tuple[str, ...] = ()
     spending: Spending | None = None
+
+    @property
+    def stop_reason(self) -> str:
+        """Why the study ended, in words; empty while it has not."""
+        return "" if self.ended is None else self.ended.reason
 
     @property
     def best(self) -> Evidence | None:

@@ -11,13 +11,14 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from tuner.device import DeviceKind
-from tuner.study.definition import AUTO
+from tuner.study.definition import AUTO, Stopping
 from tuner.study.fields import (
     Bytes,
     CpuSet,
     GpuId,
     Money,
     Name,
+    Never,
     ObjectiveName,
     PositiveSeconds,
     Price,
@@ -38,6 +39,11 @@ from tuner.study.traffic_sections import (
     WorkloadSection,
 )
 from tuner.trial import TrialPlan
+
+
+def _stopping(name: str) -> Any:
+    """When a search ends by default."""
+    return Stopping.__dataclass_fields__[name].default
 
 
 def _planned(name: str) -> Any:
@@ -115,6 +121,29 @@ class BudgetSection(Section):
     )
 
 
+class StopSection(Section):
+    """When the search ends before its budget; 0% of gain and 100% of probability are never reached."""
+
+    after: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        default=_stopping("after"), description="Search trials before which it never ends.", examples=[10]
+    )
+    gain: Share = Field(
+        default=_stopping("gain"),
+        description="It ends when one more trial is expected to gain less than this share of the incumbent.",
+        examples=["10%"],
+    )
+    probability: Share = Field(
+        default=_stopping("probability"),
+        description="It ends when the incumbent is within the tolerance of the best with this probability.",
+        examples=["95%"],
+    )
+    tolerance: Share = Field(default=_stopping("tolerance"), description="Share of the best.", examples=["5%"])
+
+
+def _stop_form(value: object) -> str:
+    return "<StopSection>" if isinstance(value, dict) else "<never>"
+
+
 class SearchSection(Section):
     """How configurations are searched."""
 
@@ -137,8 +166,25 @@ class SearchSection(Section):
     )
     sampler: Text = Field(
         default=AUTO,
-        description="auto (ours), random, an Optuna sampler by name, or module:Class.",
+        description="auto (ours; meta where earlier tasks fit), meta, random, an Optuna sampler by name, or "
+        "module:Class.",
         examples=["TPESampler"],
+    )
+    priors: Text = Field(
+        default=AUTO,
+        description="Earlier tasks to stand on: auto (those of your library for this engine), none, or the path of a "
+        "prior or of a folder of them.",
+        examples=["auto"],
+    )
+    remember: bool = Field(
+        default=False, description="Add the study to your library of earlier tasks when it ends.", examples=[True]
+    )
+    stop: Annotated[
+        Annotated[Never, Tag("<never>")] | Annotated[StopSection, Tag("<StopSection>")], Discriminator(_stop_form)
+    ] = Field(
+        default_factory=StopSection,
+        description="When the search ends before its budget, as little is left to find; or never.",
+        examples=[{"after": 10, "gain": "10%"}],
     )
     confirmations: Annotated[int, Field(ge=0, le=100)] = Field(
         default=2,
@@ -284,6 +330,7 @@ FORMS: dict[str, type[BaseModel]] = {
         TraceSection,
         LengthsSection,
         RangeSection,
+        StopSection,
         AdapterSection,
     )
 }

@@ -8,6 +8,8 @@ study attribute
 ``definition``     the study as JSON, without storage URL
 ``study_id``       unique id that labels containers and processes
 ``sessions``       one entry per run of the loop: wall time and how much of it was trials
+``priors``         the earlier tasks that the search stands on, each with its hash
+``prospects:N``    what more trials may bring, as believed after N search trials
 trial attribute
 ``kind``           search or confirm
 ``outcome``        the measurement or the infeasibility, written before the trial is told
@@ -53,16 +55,20 @@ from tuner.strategies.history import (
     outcome_from_json,
     outcome_to_json,
 )
+from tuner.strategies.prospects import Prospects
 from tuner.study.definition import Study, definition_json, differences
 from tuner.study.faults import masked
 from tuner.study.lease import RENEW_EVERY_S, Lease, LeaseHolder
 from tuner.study.record import State, TrialRecord
+from tuner.study.stopping import prospects_from_json, prospects_to_json
 from tuner.trial import Attempt, Outcome
 
 _FINGERPRINT: Final = "fingerprint"
 _DEFINITION: Final = "definition"
 _STUDY_ID: Final = "study_id"
 _SESSIONS: Final = "sessions"
+_PRIORS: Final = "priors"
+_PROSPECTS: Final = "prospects:"
 _LEASE: Final = "lease"
 _ENDED_AS: Final = "ended_as"
 _FAULT: Final = "fault"
@@ -238,6 +244,32 @@ class StudyStore:
         """What the runs of the loop spent, in order."""
         with translated_errors(self._study.storage):
             return list(self.optuna.user_attrs.get(_SESSIONS, []))
+
+    def priors(self) -> str | None:
+        """The earlier tasks that were fixed for the study, as text; `None` where none have been."""
+        with translated_errors(self._study.storage):
+            found = self.optuna.user_attrs.get(_PRIORS)
+        return None if found is None else str(found)
+
+    def fix_priors(self, text: str) -> None:
+        """Fixes the earlier tasks, once."""
+        with translated_errors(self._study.storage):
+            self.optuna.set_user_attr(_PRIORS, text)
+
+    def prospects(self) -> dict[int, Prospects]:
+        """What was believed of more trials, by number of search trials."""
+        with translated_errors(self._study.storage):
+            attributes = self.optuna.user_attrs
+        return {
+            int(name.removeprefix(_PROSPECTS)): prospects_from_json(str(text))
+            for name, text in attributes.items()
+            if name.startswith(_PROSPECTS)
+        }
+
+    def add_prospects(self, trials: int, prospects: Prospects) -> None:
+        """Keeps what is believed after so many search trials."""
+        with translated_errors(self._study.storage):
+            self.optuna.set_user_attr(f"{_PROSPECTS}{trials}", prospects_to_json(prospects))
 
     def _finish(self, trial: FrozenTrial, outcome: Outcome) -> None:
         """Tells Optuna an outcome that is already in the attributes of a running trial; may be called again.

@@ -4,21 +4,38 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from tuner.parameter import Config
+from tuner.priors.prior_task import PriorTask
 from tuner.space import Space
 from tuner.strategies.candidates import Candidates
+from tuner.strategies.prospects import Prospects
 from tuner.strategies.random import RandomSampler
-from tuner.study.definition import AUTO, RANDOM, Study
+from tuner.study.definition import AUTO, META, RANDOM, Stopping, Study
+from tuner.study.earlier import usable
 from tuner.study.record import State, TrialRecord
+from tuner.study.stopping import Ended, StopRule
 
 if TYPE_CHECKING:
+    import optuna
     from optuna.samplers import BaseSampler
+
+
+@runtime_checkable
+class Foresighted(Protocol):
+    """A sampler that can say what more trials may bring."""
+
+    def prospects(self, study: optuna.Study, tolerance: float) -> Prospects | None:
+        """See `Prospects`; `None` where it cannot tell."""
+        ...
 
 
 class Strategy:
     """What a study asks for configurations.
+
+    With one objective and earlier tasks it is the meta-learned search, else the Bayesian one, unless the study
+    names another.
 
     Importing torch and BoTorch takes seconds and the first trial is always the default, so `prepare`
     imports them in a thread while that server starts; the loop lets no load be measured before
@@ -28,8 +45,9 @@ class Strategy:
         SpaceError: no configuration is valid.
     """
 
-    def __init__(self, study: Study, space: Space) -> None:
+    def __init__(self, study: Study, space: Space, priors: Sequence[PriorTask] = ()) -> None:
         self._study = study
+        self._priors = tuple(priors)
         self._space = space
         self._candidates = Candidates.of(space, seed=study.search.seed)
         self._sampler: BaseSampler | None = None
@@ -40,6 +58,12 @@ class Strategy:
     def __len__(self) -> int:
         """Number of valid configurations (of those enumerated)."""
         return len(self._candidates)
+
+    @property
+    def meta(self) -> bool:
+        """Whether it is the meta-learned search."""
+        sampler = self._study.search.sampler
+        return len(self._study.objectives) == 1 and (sampler == META or (sampler == AUTO and bool(self._priors)))
 
     def prepare(self) -> None:
         """Begins to make the sampler, in a thread; further calls do nothing."""
@@ -65,10 +89,20 @@ class Strategy:
         assert self._sampler is not None
         return self._sampler
 
-    def exhausted(self, records: Sequence[TrialRecord]) -> str | None:
-        """In words, that every candidate has been tried; `None` while some are left."""
+    def prospects(self, study: optuna.Study) -> Prospects | None:
+        """What more trials may bring; `None` where the sampler cannot tell, or nothing holds the SLO yet."""
+        sampler = self.sampler()
+        if not isinstance(sampler, Foresighted):
+            return None
+        stopping = self._study.search.stop
+        return sampler.prospects(study, Stopping().tolerance if stopping is None else stopping.tolerance)
+
+    def exhausted(self, records: Sequence[TrialRecord]) -> Ended | None:
+        """That every candidate has been tried; `None` while some are left."""
         tried = {record.config for record in records if record.state in (State.DONE, State.RUNNING)}
-        return "every valid configuration has been tried" if len(tried) >= len(self._candidates) else None
+        if len(tried) < len(self._candidates):
+            return None
+        return Ended(StopRule.EXHAUSTED, "every valid configuration has been tried")
 
     def _make(self) -> None:
         try:
@@ -79,8 +113,12 @@ class Strategy:
     def _made(self) -> BaseSampler:
         search = self._study.search
         common = (self._candidates, self._study.objectives, self._study.slos)
-        if search.sampler == AUTO:
-            from tuner.strategies.bayesian import BayesianSampler  # imports torch: see the class
+        if self.meta:
+            from tuner.strategies.meta import MetaSampler  # imports torch: see the class
+
+            return MetaSampler(*common, seed=search.seed, earlier=usable(self._study, self._space, self._priors).tasks)
+        if search.sampler in (AUTO, META):
+            from tuner.strategies.bayesian import BayesianSampler  # as does this
 
             return BayesianSampler(*common, seed=search.seed)
         if search.sampler == RANDOM:
