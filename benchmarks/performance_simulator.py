@@ -53,6 +53,7 @@ def real(folder: Path) -> None:
             max_num_seqs=settings["max_num_seqs"],
             max_num_batched_tokens=settings["max_num_batched_tokens"],
             blocks=blocks,
+            prefix_caching=True,
         )
         replicas = settings["data_parallel_size"]
         parts = [np.arange(rank, len(rows), replicas) for rank in range(replicas)]
@@ -116,7 +117,17 @@ def profile_tables(folder: Path, hardware: str, model: str) -> StepTables | None
         host_s=0.0,
         host_per_sequence_s=0.0,
         overlapped=True,
+        skew=skew_share(folder, hardware, model, "pure"),
+        mixed_skew=skew_share(folder, hardware, model, "mixed"),
     )
+
+
+def skew_share(folder: Path, hardware: str, model: str, regime: str) -> float:
+    """What unequal contexts cost, pooled over the profile's batches."""
+    rows = pd.read_csv(folder / "v1_skew.csv.gz")
+    rows = rows[(rows.hardware == hardware) & rows.model.str.endswith(model) & (rows.tp == 1) & (rows.regime == regime)]
+    rows = rows[rows.t_max_us > rows.t_mean_us + 3.0]  # below, the timer's own spread decides
+    return float((rows.t_skew_us - rows.t_mean_us).sum() / (rows.t_max_us - rows.t_mean_us).sum())
 
 
 def expert_us(experts: pd.DataFrame, tokens: Array) -> Array:
@@ -158,6 +169,7 @@ def beside_vidur(data: Path) -> None:
             max_num_batched_tokens=4096 if scheduler == "vllm" else 512,
             blocks=7600 if "7b" in str(model) else 3200,  # 0.9 x 80 GiB less weights, as Vidur plans memory
             prefill_first=scheduler == "vllm",
+            padded=scheduler == "vllm",
             watermark=0.01,
         )
         served = simulate(requests, settings, tables)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,6 +13,7 @@ from tuner.errors import UsageError
 from tuner.performance.simulation.continuous import Requests, Scheduler, simulate
 from tuner.performance.simulation.disaggregated import Pool, simulate_disaggregated
 from tuner.performance.simulation.dynamic import DynamicBatching, simulate_dynamic
+from tuner.performance.simulation.free_list import NOBODY, give, new_list, reclaim, remembered, take
 from tuner.performance.simulation.step_tables import StepTables
 
 
@@ -60,7 +63,9 @@ def schedulers(draw: st.DrawFn) -> Scheduler:
         max_num_batched_tokens=draw(st.sampled_from([32, 64, 512, 4096])),
         blocks=draw(st.integers(2, 200)),
         block_size=draw(st.sampled_from([1, 16])),
+        prefix_caching=draw(st.booleans()),
         shared_prefix_tokens=draw(st.sampled_from([0, 32])),
+        padded=draw(st.booleans()),
         prefill_first=draw(st.booleans()),
         reserve_input=draw(st.booleans()),
     )
@@ -115,6 +120,66 @@ def test_the_last_to_come_is_thrown_out_when_blocks_run_out() -> None:
     assert served.preemptions.tolist()[0] == 0
     assert served.preemptions[1] >= 1
     assert np.isfinite(served.finished_s).all()
+
+
+def test_a_sequence_thrown_out_finds_what_nobody_took_of_it() -> None:
+    trace = requests([0.0, 0.001], [160, 160], [60, 60])
+    tight = Scheduler(blocks=22, block_size=16)
+    forgets = simulate(trace, tight, tables())
+    finds = simulate(trace, replace(tight, prefix_caching=True), tables())
+    assert forgets.preemptions.tolist() == finds.preemptions.tolist() == [0, 1]
+    assert finds.finished_s[0] == forgets.finished_s[0]
+    assert finds.finished_s[1] < forgets.finished_s[1]
+
+
+def test_what_comes_during_a_prompt_is_computed_before_more_decoding() -> None:
+    trace = requests([0.0, 0.05, 0.06], [10, 1000, 1000], [100, 1, 1])
+    served = simulate(trace, Scheduler(blocks=1000, max_num_batched_tokens=1024, prefill_first=True), tables())
+    prompt_s = 0.01 + 1000 * 0.0001
+    assert served.first_token_s[2] - served.first_token_s[1] == pytest.approx(prompt_s)
+
+
+def test_padded_prompts_share_a_step_by_the_longest() -> None:
+    trace = requests([0.0, 0.0, 0.0], [100, 300, 100], [1, 1, 1])
+    whole = Scheduler(blocks=1000, max_num_batched_tokens=600, prefill_first=True)
+    assert simulate(trace, whole, tables()).steps == 1
+    assert simulate(trace, replace(whole, padded=True), tables()).steps == 2
+
+
+def test_unequal_contexts_cost_their_share() -> None:
+    steps = replace(tables(), contexts=np.array([1.0, 10_000.0]), decode_s=np.array([[0.0, 1.0], [0.0, 1.0]]))
+    trace = requests([0.0, 0.0], [8, 800], [5, 5])
+    even = simulate(trace, Scheduler(blocks=1000), steps)
+    skewed = simulate(trace, Scheduler(blocks=1000), replace(steps, skew=0.5))
+    # mean context about 400 and longest about 800: half of the 400 between them, at 0.1 ms a token
+    assert skewed.finished_s[0] - even.finished_s[0] == pytest.approx(4 * 0.5 * 396 * 1e-4, rel=0.01)
+
+
+@given(st.lists(st.tuples(st.integers(-1, 4), st.integers(0, 9), st.booleans()), max_size=60))
+def test_free_blocks_are_neither_lost_nor_made(steps: list[tuple[int, int, bool]]) -> None:
+    sequences, blocks = 5, 50
+    listed, free = new_list(sequences, blocks), blocks
+    held: list[int] = []
+    for sequence, wanted, back in steps:
+        if back and held:
+            given_back = held.pop()
+            give(listed, NOBODY if sequence < 0 or remembered(listed, sequence) else sequence, given_back)
+            free += given_back
+        elif sequence >= 0 and not back:
+            known = min(remembered(listed, sequence), wanted)
+            reclaim(listed, sequence, known)
+            free -= known
+            held.append(known)
+        elif wanted <= free:
+            take(listed, wanted)
+            free -= wanted
+            held.append(wanted)
+        owners, counts, ends = listed
+        places = [place % owners.size for place in range(ends[0], ends[1])]
+        assert sum(counts[place] for place in places) == free == blocks - sum(held)
+        assert len(places) <= owners.size
+        owned = [owners[place] for place in places if owners[place] != NOBODY]
+        assert len(owned) == len(set(owned))
 
 
 def test_a_shared_prefix_is_computed_once() -> None:

@@ -11,23 +11,19 @@ sequences are counted by their length modulo the block size, which says how many
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from tuner.errors import UsageError
 from tuner.performance.grid import Array
+from tuner.performance.simulation.compiled import compiled
+from tuner.performance.simulation.free_list import NOBODY, give, new_list, reclaim, remembered, take
 from tuner.performance.simulation.step_tables import StepTables
 
 Counts = NDArray[np.int64]
-
-
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    return cast(Callable[..., Any], njit(cache=True, nogil=True)(function))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,8 +58,11 @@ class Scheduler:
     Attributes:
         max_num_seqs, max_num_batched_tokens: places, and tokens of one step.
         blocks, block_size: of the cache; tokens per block.
-        shared_prefix_tokens: leading tokens that all prompts share and the cache keeps (prefix caching, V1 only).
+        prefix_caching: whether free blocks keep what they hold until they are taken, so that a sequence thrown out
+            finds what is left of its own (V1 only).
+        shared_prefix_tokens: leading tokens that all prompts share and the cache keeps (V1 only).
         prefill_first: steps compute whole prompts or decode, never both (vLLM V0).
+        padded: with `prefill_first`, every prompt of a step counts as the longest (vLLM before 0.3).
         reserve_input: a prompt is admitted only when all of its blocks are free.
         watermark: share of the blocks that admissions leave free.
     """
@@ -72,8 +71,10 @@ class Scheduler:
     max_num_batched_tokens: int = 2048
     blocks: int
     block_size: int = 16
+    prefix_caching: bool = False
     shared_prefix_tokens: int = 0
     prefill_first: bool = False
+    padded: bool = False
     reserve_input: bool = True
     watermark: float = 0.0
 
@@ -113,13 +114,18 @@ def simulate(requests: Requests, scheduler: Scheduler, tables: StepTables) -> Se
         scheduler.max_num_batched_tokens,
         scheduler.blocks,
         scheduler.block_size,
+        scheduler.prefix_caching and not scheduler.prefill_first,
         0 if scheduler.prefill_first else scheduler.shared_prefix_tokens // scheduler.block_size * scheduler.block_size,
         scheduler.prefill_first,
+        scheduler.padded,
         scheduler.reserve_input,
         int(scheduler.watermark * scheduler.blocks),
         (tables.tokens, tables.token_s),
         (tables.sequences, tables.sequence_s),
-        (tables.batches, tables.contexts, tables.decode_s, tables.mixed_decode_s),
+        (tables.batches, tables.contexts, tables.decode_s),
+        tables.skew,
+        (tables.batches, tables.contexts, tables.mixed_decode_s),
+        tables.mixed_skew,
         (tables.chunks, tables.cached, tables.prefill_s),
         tables.host_s,
         tables.host_per_sequence_s,
@@ -147,7 +153,7 @@ def _find_python(axis: Any, value: Any) -> Any:
     return low
 
 
-_find = _compiled(_find_python)
+_find = compiled(_find_python)
 
 
 def _line_python(axis: Any, values: Any, x: Any) -> Any:
@@ -162,7 +168,7 @@ def _line_python(axis: Any, values: Any, x: Any) -> Any:
     return values[low] + share * (values[low + 1] - values[low])
 
 
-_line = _compiled(_line_python)
+_line = compiled(_line_python)
 
 
 def _plane_python(rows: Any, columns: Any, values: Any, x: Any, y: Any) -> Any:
@@ -183,7 +189,18 @@ def _plane_python(rows: Any, columns: Any, values: Any, x: Any, y: Any) -> Any:
     return stretch * (low * (1 - u) + high * u)
 
 
-_plane = _compiled(_plane_python)
+_plane = compiled(_plane_python)
+
+
+def _decode_python(table: Any, skew: Any, sequences: Any, context: Any, longest: Any) -> Any:
+    """Attention of decoding sequences, by their mean and their longest context."""
+    even = _plane(table[0], table[1], table[2], sequences, context)
+    if skew == 0.0:
+        return even
+    return even + skew * (_plane(table[0], table[1], table[2], sequences, longest) - even)
+
+
+_decode = compiled(_decode_python)
 
 
 def _host_python(gpu: Any, sequences: Any, host: Any, each: Any, overlapped: Any) -> Any:
@@ -191,7 +208,7 @@ def _host_python(gpu: Any, sequences: Any, host: Any, each: Any, overlapped: Any
     return max(gpu, own) if overlapped else gpu + own
 
 
-_with_host = _compiled(_host_python)
+_with_host = compiled(_host_python)
 
 
 def _run_python(
@@ -203,13 +220,18 @@ def _run_python(
     budget: Any,
     blocks: Any,
     size: Any,
+    caching: Any,
     prefix: Any,
     prefill_first: Any,
+    padded: Any,
     reserve: Any,
     watermark: Any,
     tokens_table: Any,
     sequences_table: Any,
     decode_table: Any,
+    skew: Any,
+    mixed_table: Any,
+    mixed_skew: Any,
     prefill_table: Any,
     host: Any,
     each: Any,
@@ -224,6 +246,7 @@ def _run_python(
     residues = np.zeros(size, np.int64)
     head, tail, active, done, refused, steps = 0, 0, 0, 0, 0, 0
     free = blocks
+    listed = new_list(n, blocks)
     now = arrival[0]
     prefix_known = False
     while done < n:
@@ -252,10 +275,13 @@ def _run_python(
         before = active
         if prefill_first and head < tail:
             # whole prompts of waiting sequences, if any fits
+            longest = 0
             while head < tail and active < places:
                 r = queue[head]
                 want = inputs[r] + produced[r]
-                if want > left and active > before:
+                longest = max(longest, want)
+                counted = (active - before + 1) * longest if padded else budget - left + want
+                if counted > budget and active > before:
                     break
                 need = (want + size - 1) // size
                 if need > free - watermark:
@@ -263,6 +289,7 @@ def _run_python(
                 head += 1
                 computed[r], chunk[r], held[r] = 0, want, need
                 free -= need
+                take(listed, need)
                 left -= want
                 running[active] = r
                 active += 1
@@ -287,7 +314,10 @@ def _run_python(
                     thrown_out = True
                     free += held[victim]
                     left += chunk[victim]
-                    held[victim], computed[victim], chunk[victim], shared[victim] = 0, 0, 0, 0
+                    full = min(computed[victim] // size - shared[victim], held[victim]) if caching else 0
+                    give(listed, NOBODY, held[victim] - full)
+                    give(listed, victim, full)
+                    held[victim], computed[victim], chunk[victim] = 0, 0, 0
                     preemptions[victim] += 1
                     head -= 1
                     queue[head] = victim
@@ -297,6 +327,7 @@ def _run_python(
                 if gone:
                     break
                 free -= need
+                take(listed, need)
                 held[r] += need
                 chunk[r] = new
                 left -= new
@@ -319,10 +350,15 @@ def _run_python(
                         start = 0
                         if prefix_known and prefix > 0:
                             start = min(prefix, (inputs[r] - 1) // size * size)
-                    whole = inputs[r] + produced[r]
-                    new = min(whole - start, left)
                     # blocks of the shared prefix belong to the cache, not to the sequence
                     common = 0 if prefilled else start // size
+                    whole = inputs[r] + produced[r]
+                    again = 0
+                    if caching and preemptions[r] > 0 and shared[r] <= common:
+                        known = min(shared[r] + remembered(listed, r), (whole - 1) // size)
+                        again = max(known - common, 0)
+                        start = max(start, known * size)
+                    new = min(whole - start, left)
                     target = whole if reserve else start + new
                     if (target + size - 1) // size - common > free - watermark:
                         break
@@ -330,6 +366,8 @@ def _run_python(
                     computed[r], chunk[r], shared[r] = start, new, common
                     held[r] = (start + new + size - 1) // size - common
                     free -= held[r]
+                    reclaim(listed, r, again)
+                    take(listed, held[r] - again)
                     left -= new
                     running[active] = r
                     active += 1
@@ -337,7 +375,7 @@ def _run_python(
                         scheduled[r] = now
 
         # time it
-        decoding, context, total, attention, sampling = 0, 0.0, 0, 0.0, 0
+        decoding, context, longest, total, attention, sampling = 0, 0.0, 0, 0, 0.0, 0
         for j in range(active):
             r = running[j]
             new = chunk[r]
@@ -347,6 +385,7 @@ def _run_python(
             if new == 1 and computed[r] > 0:
                 decoding += 1
                 context += computed[r] + 1
+                longest = max(longest, computed[r] + 1)
             else:
                 attention += _plane(
                     prefill_table[0], prefill_table[1], prefill_table[2], float(new), float(computed[r])
@@ -356,6 +395,7 @@ def _run_python(
         if total == 0 and active == 0 and prefix_known:
             prefix_known = False  # nobody shares it now: its blocks are given up
             free = blocks
+            listed = new_list(n, blocks)
             continue
         if total == 0:
             if tail < n:
@@ -365,8 +405,8 @@ def _run_python(
         gpu = _line(tokens_table[0], tokens_table[1], float(total)) + attention
         gpu += _line(sequences_table[0], sequences_table[1], float(max(sampling, 1)))
         if decoding > 0:
-            values = decode_table[3] if attention > 0.0 else decode_table[2]
-            gpu += _plane(decode_table[0], decode_table[1], values, float(decoding), context / decoding)
+            table, share = (mixed_table, mixed_skew) if attention > 0.0 else (decode_table, skew)
+            gpu += _decode(table, share, float(decoding), context / decoding, float(longest))
         now += _with_host(gpu, float(active), host, each, overlapped)
         steps += 1
 
@@ -387,6 +427,7 @@ def _run_python(
                 if produced[r] >= outputs[r]:
                     finished[r] = now
                     free += held[r]
+                    give(listed, NOBODY, held[r])
                     done += 1
                     over = True
             if not over:
@@ -395,10 +436,10 @@ def _run_python(
         active = kept
 
         # decode as long as nothing else can happen
-        if active == 0:
+        if active == 0 or (tail < n and arrival[tail] <= now):
             continue
         uniform = True
-        remaining, total_context = 2**60, 0
+        remaining, total_context, longest = 2**60, 0, 0
         for j in range(active):
             r = running[j]
             if produced[r] == 0 or inputs[r] + produced[r] - computed[r] != 1:
@@ -406,6 +447,7 @@ def _run_python(
                 break
             remaining = min(remaining, outputs[r] - produced[r])
             total_context += computed[r] + 1
+            longest = max(longest, computed[r] + 1)
         if not uniform or active > budget:
             continue
         if head < tail and active < places:
@@ -426,9 +468,9 @@ def _run_python(
             if need > free:
                 break
             free -= need
-            gpu = mean_base + _plane(
-                decode_table[0], decode_table[1], decode_table[2], float(active), total_context / active
-            )
+            take(listed, need)
+            mean_context = total_context / active
+            gpu = mean_base + _decode(decode_table, skew, float(active), mean_context, float(longest + taken))
             now += _with_host(gpu, float(active), host, each, overlapped)
             steps += 1
             taken += 1
@@ -445,6 +487,7 @@ def _run_python(
             if produced[r] >= outputs[r]:
                 finished[r] = now
                 free += held[r]
+                give(listed, NOBODY, held[r])
                 done += 1
             else:
                 running[kept] = r
@@ -453,4 +496,4 @@ def _run_python(
     return scheduled, first, finished, preemptions, steps, refused
 
 
-_run = _compiled(_run_python)
+_run = compiled(_run_python)

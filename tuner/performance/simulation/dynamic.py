@@ -6,15 +6,14 @@ the oldest request has been queued for the delay and then takes what there is, a
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-from numba import njit
 
 from tuner.errors import UsageError
 from tuner.performance.grid import Array
+from tuner.performance.simulation.compiled import compiled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,4 +113,4 @@ def _run_python(arrival: Any, largest: Any, delay: Any, preferred: Any, instance
     return started, finished, sizes
 
 
-_run = cast(Callable[..., Any], njit(cache=True, nogil=True)(_run_python))
+_run = compiled(_run_python)

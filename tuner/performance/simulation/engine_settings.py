@@ -15,6 +15,7 @@ from tuner.step import NumberFormat, Shard
 
 SETTINGS: Final = (
     "block_size",
+    "enable_prefix_caching",
     "gpu_memory_utilization",
     "kv_cache_dtype",
     "max_model_len",
@@ -68,6 +69,7 @@ def read_settings(values: Mapping[str, str], graph: ModelGraph, hardware: Hardwa
     length = _whole(values, "max_model_len", graph.max_context or 32768)
     per_block = graph.cache_bytes(float(length), shard, cache) / max(length / block, 1.0)
     blocks = _whole(values, "num_gpu_blocks_override", max(int(need.cache_bytes / max(per_block, 1.0)), 1))
+    caching = _switch(values, "enable_prefix_caching", True)
     return EngineSettings(
         shard=shard,
         cache=cache,
@@ -76,7 +78,8 @@ def read_settings(values: Mapping[str, str], graph: ModelGraph, hardware: Hardwa
             max_num_batched_tokens=tokens,
             blocks=blocks,
             block_size=block,
-            shared_prefix_tokens=_whole(values, "shared_prefix_tokens", 0),
+            prefix_caching=caching,
+            shared_prefix_tokens=_whole(values, "shared_prefix_tokens", 0) if caching else 0,
         ),
     )
 
@@ -86,6 +89,13 @@ def _whole(values: Mapping[str, str], name: str, default: int) -> int:
     if number != int(number) or number < 0:
         raise UsageError(f"{name} is {values[name]!r}. Write a whole number of 0 or more.")
     return int(number)
+
+
+def _switch(values: Mapping[str, str], name: str, default: bool) -> bool:
+    text = values.get(name, str(default)).lower()
+    if text not in ("true", "false"):
+        raise UsageError(f"{name} is {values[name]!r}. Write true or false.")
+    return text == "true"
 
 
 def _real(values: Mapping[str, str], name: str, default: float) -> float:

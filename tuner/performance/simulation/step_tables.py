@@ -23,6 +23,8 @@ class StepTables:
         mixed_decode_s: the same in a step that also computes prompts; kernels that serve both are slower at it.
         chunks, cached, prefill_s: attention of one prompt's chunk, shape (chunks, cached), by tokens and tokens before.
         host_s, host_per_sequence_s: the engine's own loop.
+        skew, mixed_skew: share of the way from attention over the mean context to attention over the longest that
+            unequal contexts cost, in steps that only decode and in mixed ones.
         overlapped: whether that loop runs beside the GPU (the longer counts) or before it (both count).
     """
 
@@ -40,6 +42,8 @@ class StepTables:
     host_s: float
     host_per_sequence_s: float
     overlapped: bool
+    skew: float = 0.0
+    mixed_skew: float = 0.0
 
     @classmethod
     def of(

@@ -1,0 +1,13 @@
+"""Compilation of the simulators' loops."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+from numba import njit
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function as machine code, kept on disk for the next process."""
+    return cast(Callable[..., Any], njit(cache=True, nogil=True)(function))
