@@ -10,8 +10,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from runners.load.driver import SubprocessLoadDriver
 from runners.placement import parse_cpuset
-from tuner.adapter_options import options_error
-from tuner.errors import UsageError
+from tuner.adapter_options import option_faults
+from tuner.errors import OptionsError, UsageError
 from tuner.ports import LoadDriver
 from tuner.trial import Attempt
 from tuner.units import Dimension, parse_quantity
@@ -93,7 +93,7 @@ class ConfiguredRunner(Generic[OptionsType]):
         try:
             self.options = self.options_type.model_validate(dict(options))
         except ValidationError as error:
-            raise options_error(self.name, self.options_type.model_fields, error.errors()) from error
+            raise OptionsError(self.name, option_faults(self.options_type.model_fields, error.errors())) from error
         self.driver: LoadDriver = SubprocessLoadDriver() if driver is None else driver
 
     @classmethod

@@ -18,7 +18,8 @@ from pydantic import (
     model_validator,
 )
 
-from tuner.errors import Fault, OptionsError, UsageError, did_you_mean
+from tuner.adapter_options import option_faults
+from tuner.errors import OptionsError, UsageError
 from tuner.units import Dimension, parse_quantity
 
 OWN_FLAGS: Final = frozenset(
@@ -165,20 +166,5 @@ def parse_options(options: Mapping[str, object]) -> TritonOptions:
     try:
         return TritonOptions.model_validate(dict(options))
     except ValidationError as error:
-        raise OptionsError(
-            "triton", [_fault(one["loc"], one["type"], one["msg"], one["input"]) for one in error.errors()]
-        ) from error
-
-
-def _fault(location: tuple[int | str, ...], kind: str, message: str, value: object) -> Fault:
-    where = ".".join(str(part) for part in location if part != "[key]")
-    if kind == "extra_forbidden":
-        known = TritonOptions.model_fields if len(location) == 1 else ValueRange.model_fields
-        name = str(location[-1])
-        return Fault(where=where, problem=f"triton has no option {name!r}.", remedy=did_you_mean(name, known))
-    problem, _, remedy = message.removeprefix("Value error, ").partition(". ")
-    if kind != "value_error":
-        problem = f"{problem}, but it is {value!r}"
-        field = TritonOptions.model_fields.get(str(location[0])) if location else None
-        remedy = (field.description or "").rstrip(".") if field is not None else ""
-    return Fault(where=where, problem=f"{problem}.", remedy=f"{remedy}." if remedy else "")
+        faults = option_faults(TritonOptions.model_fields, error.errors(), {"inputs": ValueRange.model_fields})
+        raise OptionsError("triton", faults) from error

@@ -8,7 +8,8 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from tuner.errors import Fault, OptionsError, UnitError, did_you_mean
+from tuner.adapter_options import option_faults
+from tuner.errors import Fault, OptionsError, UnitError
 from tuner.units import Dimension, parse_quantity
 
 VERSION: Final = "0.32.0"
@@ -115,7 +116,7 @@ def parse_options(options: Mapping[str, object]) -> VllmOptions:
     try:
         parsed = VllmOptions.model_validate(dict(options))
     except ValidationError as error:
-        faults += [_fault(details["loc"], details["msg"], details["input"]) for details in error.errors()]
+        faults += option_faults(VllmOptions.model_fields, error.errors())
     faults += _argument_faults(options.get("extra_args"))
     faults += _environment_faults(options.get("environment"))
     deadline = options.get("start_deadline")
@@ -128,22 +129,6 @@ def parse_options(options: Mapping[str, object]) -> VllmOptions:
     if faults or parsed is None:
         raise OptionsError("vllm", faults)
     return parsed
-
-
-def _fault(location: tuple[int | str, ...], message: str, value: object) -> Fault:
-    where = ".".join(str(part) for part in location)
-    if message.startswith("Extra inputs"):
-        return Fault(
-            where=where,
-            problem=f"vllm has no option {where!r}.",
-            remedy=did_you_mean(where, VllmOptions.model_fields),
-        )
-    field = VllmOptions.model_fields.get(str(location[0])) if location else None
-    return Fault(
-        where=where,
-        problem=f"{message}, but it is {value!r}.",
-        remedy=(field.description or "") if field is not None else "",
-    )
 
 
 def _argument_faults(arguments: object) -> list[Fault]:

@@ -1,31 +1,47 @@
-"""Options that an adapter refuses, told as faults: one wording for every adapter that checks with pydantic."""
+"""What pydantic refuses of an adapter's options, told as faults: one wording for every adapter."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
-from tuner.errors import Fault, OptionsError, did_you_mean
+from tuner.errors import Fault, did_you_mean
 
 
-def options_error(adapter: str, known: Iterable[str], details: Iterable[Mapping[str, Any]]) -> OptionsError:
-    """All faults of an adapter's options.
+class Described(Protocol):
+    """A field of a pydantic model, as far as it is needed here."""
+
+    @property
+    def description(self) -> str | None:
+        """What it is for."""
+        ...
+
+
+def option_faults(
+    fields: Mapping[str, Described],
+    details: Iterable[Mapping[str, Any]],
+    inner: Mapping[str, Iterable[str]] | None = None,
+) -> list[Fault]:
+    """A fault for every refusal, each at its place.
 
     Args:
-        adapter: its name.
-        known: names of its options.
-        details: what `ValidationError.errors()` of pydantic returns. The message of a validator's own
-            `ValueError` has the form `problem. remedy`, without a full stop at the end.
+        fields: of the options, by name.
+        details: what `ValidationError.errors()` of pydantic returns. A validator's own `ValueError` says
+            `problem. remedy`, without a full stop at the end.
+        inner: by option, names of the fields in it.
     """
-    names = tuple(known)
-    return OptionsError(adapter, [_fault(names, detail) for detail in details])
+    return [_fault(fields, inner or {}, detail) for detail in details]
 
 
-def _fault(known: tuple[str, ...], detail: Mapping[str, Any]) -> Fault:
-    where = ".".join(map(str, detail["loc"]))
+def _fault(fields: Mapping[str, Described], inner: Mapping[str, Iterable[str]], detail: Mapping[str, Any]) -> Fault:
+    place = [str(part) for part in detail["loc"] if part != "[key]"]
+    where = ".".join(place)
+    field = fields.get(place[0]) if place else None
+    description = "" if field is None else field.description or ""
     if detail["type"] == "extra_forbidden":
-        return Fault(where=where, problem="is no option.", remedy=did_you_mean(where, known))
+        known = fields if len(place) == 1 else inner.get(place[0], ())
+        return Fault(where=where, problem=f"{place[-1]!r} is no option.", remedy=did_you_mean(place[-1], known))
     told = str(detail["msg"]).removeprefix("Value error, ")
     problem, _, remedy = told.partition(". ")
     seen = "" if repr(detail["input"]) in told else f" (it is {detail['input']!r})"
-    return Fault(where=where, problem=f"{problem}{seen}.", remedy=f"{remedy}." if remedy else "")
+    return Fault(where=where, problem=f"{problem}{seen}.", remedy=f"{remedy}." if remedy else description)

@@ -24,10 +24,10 @@ from typing import Annotated, ClassVar, Final, TypeVar
 import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from tuner.adapter_options import options_error
+from tuner.adapter_options import option_faults
 from tuner.cost import with_costs
 from tuner.device import DeviceKind, DeviceType
-from tuner.errors import ModelError, TrialFault, UnavailableError
+from tuner.errors import ModelError, OptionsError, TrialFault, UnavailableError
 from tuner.launch import CompletionRequest, HealthCheck, LaunchSpec, RequestSpec, Target, TemplateRequest
 from tuner.launch_texts import container_texts
 from tuner.metric import TOKEN_METRICS, Metric, MetricRef
@@ -127,7 +127,7 @@ def _parsed(kind: type[_Options], name: str, options: Mapping[str, object]) -> _
     try:
         return kind.model_validate(dict(options))
     except ValidationError as error:
-        raise options_error(name, kind.model_fields, error.errors()) from error
+        raise OptionsError(name, option_faults(kind.model_fields, error.errors())) from error
 
 
 class FakeSearchSpace:
