@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import onnx
 
+from profilers.traced.einsum import einsum_size
 from profilers.traced.trace import AttentionSize, ConvolutionSize, Product, Role
 
 Shape = tuple[int, ...]
@@ -110,7 +111,7 @@ def size_of(node: onnx.NodeProto, shapes: Sequence[Shape | None], output: Shape 
     if role_of(node) is not Role.PRODUCT:
         return None, 0.0
     if kind == "Einsum":
-        return _einsum(said["equation"].decode(), shapes), 0.0
+        return einsum_size(said["equation"].decode(), shapes), 0.0
     second = shapes[3] if kind in ("QLinearMatMul", "QGemm") else shapes[1]
     if kind == "MatMulNBits":
         inputs, outputs = int(said["K"]), int(said["N"])
@@ -187,21 +188,3 @@ def _recurrent(kind: str, shapes: Sequence[Shape | None]) -> Product | None:
     directions, gates, _ = shapes[1]
     hidden = gates // _PER_GATE[kind]
     return Product(directions, length * batch, inputs + hidden, gates)
-
-
-def _einsum(equation: str, shapes: Sequence[Shape | None]) -> Product | None:
-    terms, _, output = equation.replace(" ", "").partition("->")
-    names = terms.split(",")
-    if len(names) != 2 or "." in equation or any(shape is None for shape in shapes[:2]):
-        return None
-    known = [dict(zip(name, shape or (), strict=False)) for name, shape in zip(names, shapes, strict=False)]
-    sizes = {**known[0], **known[1]}
-    shared = set(names[0]) & set(names[1])
-    summed = {letter for letter in shared if letter not in output}
-
-    def extent(letters: set[str]) -> int:
-        return math.prod(sizes[letter] for letter in letters)
-
-    return Product(
-        extent(shared - summed), extent(set(names[0]) - shared), extent(summed), extent(set(names[1]) - shared)
-    )
