@@ -129,14 +129,15 @@ class PlainView:
             record = event.record
             words = outcome_words(record, course.study)
             took = format_seconds(record.phases.total_s)
-            self._print(f"  {words} ({took}); {self._count()} {course.left_words()}".rstrip())
+            self._print(f"  {words} ({took}); {self._count()}")
 
     def close(self) -> None:
         """Nothing to leave."""
 
     def _count(self) -> str:
-        trials = self._course.study.search.budget.trials
-        return f"{self._course.searched}/{trials} trials," if trials else f"{self._course.searched} trials,"
+        trials, left = self._course.study.search.budget.trials, self._course.left_words()
+        done = f"{self._course.searched}/{trials} trials" if trials else f"{self._course.searched} trials"
+        return f"{done}, {left}" if left else done
 
     def _print(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
