@@ -14,6 +14,7 @@ from search_spaces.triton_options import TritonOptions, parse_options
 from search_spaces.triton_repository import Backend, ModelSettings, repository_links, repository_texts
 from search_spaces.triton_requests import kserve_request
 from search_spaces.triton_server import REFUSALS, Installation, arguments, find_installation
+from search_spaces.triton_serving import row_tokens, serving
 from search_spaces.triton_space import build_space
 from tuner.device import DeviceKind, DeviceType
 from tuner.errors import UnknownNameError
@@ -21,6 +22,7 @@ from tuner.launch import HealthCheck, KServeRequest, LaunchSpec, Target
 from tuner.metric import TOKEN_METRICS, Metric
 from tuner.parameter import Config
 from tuner.ports import ServingTask
+from tuner.serving import ServedModel
 from tuner.space import Space
 from tuner.workload import TensorShapes
 
@@ -110,6 +112,17 @@ class TritonSpace:
         """
         subject = self._subject(task)
         return build_space(task.devices, batches=subject.model.batches, rows=subject.rows or 1)
+
+    def served_model(self, task: ServingTask) -> ServedModel:
+        """The model as the performance model sees it; raises what `space` raises."""
+        subject = self._subject(task)
+        return ServedModel(
+            reader="onnx",
+            path=subject.model.path,
+            serving=lambda config: serving(config, subject.rows),
+            rows=subject.rows or 1,
+            row_tokens=row_tokens(subject.request, subject.model.batches),
+        )
 
     def launch(self, task: ServingTask, config: Config, target: Target) -> LaunchSpec:
         """How to start `config`.

@@ -13,6 +13,7 @@ from search_spaces.vllm_limits import ServingLimits
 from search_spaces.vllm_options import VERSION, VllmOptions, parse_options
 from search_spaces.vllm_rules import GIB
 from search_spaces.vllm_server import REFUSALS, arguments, environment, workers
+from search_spaces.vllm_serving import serving
 from search_spaces.vllm_space import build_space
 from tuner.device import DeviceKind, DeviceType
 from tuner.errors import UnavailableError, UnknownNameError, UsageError
@@ -20,6 +21,7 @@ from tuner.launch import CompletionRequest, HealthCheck, LaunchSpec, Mount, Targ
 from tuner.metric import Metric
 from tuner.parameter import Config
 from tuner.ports import ServingTask
+from tuner.serving import ServedModel
 from tuner.space import Space
 from tuner.workload import TokenShapes
 
@@ -74,6 +76,16 @@ class VllmSpace:
         """
         subject = self._subject(task)
         return build_space(subject.model, subject.limits, task.devices, lossy=self._options.lossy)
+
+    def served_model(self, task: ServingTask) -> ServedModel:
+        """The model as the performance model sees it; raises what `space` raises."""
+        subject = self._subject(task)
+        return ServedModel(
+            reader="huggingface",
+            path=subject.files.folder,
+            serving=lambda config: serving(config, subject.limits, subject.model.quantization),
+            max_tokens=subject.limits.max_model_len,
+        )
 
     def launch(self, task: ServingTask, config: Config, target: Target) -> LaunchSpec:
         """How to start `config`.

@@ -136,6 +136,7 @@ def test_the_public_list_is_what_is_documented() -> None:
         "Config",
         "Infeasible",
         "Measurement",
+        "Predictions",
         "Result",
         "Study",
         "StudyFileError",
@@ -144,6 +145,8 @@ def test_the_public_list_is_what_is_documented() -> None:
         "TunerError",
         "load_result",
         "load_study",
+        "predict",
+        "simulate",
         "tune",
     ]
     for name in tuner.__all__:

@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from tuner.study.definition import Study
     from tuner.study.file import load_study
     from tuner.study.loop import Ask, Tuner
+    from tuner.study.predictions import Predictions, predict
     from tuner.study.record import TrialRecord
     from tuner.study.result import Result
+    from tuner.study.simulated import simulate
     from tuner.trial import Infeasible, Measurement
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "Config",
     "Infeasible",
     "Measurement",
+    "Predictions",
     "Result",
     "Study",
     "StudyFileError",
@@ -42,6 +45,8 @@ __all__ = [
     "TunerError",
     "load_result",
     "load_study",
+    "predict",
+    "simulate",
     "tune",
 ]
 
@@ -50,6 +55,7 @@ _HOMES = {
     "Config": "tuner.parameter",
     "Infeasible": "tuner.trial",
     "Measurement": "tuner.trial",
+    "Predictions": "tuner.study.predictions",
     "Result": "tuner.study.result",
     "Study": "tuner.study.definition",
     "StudyFileError": "tuner.errors",
@@ -58,6 +64,8 @@ _HOMES = {
     "TunerError": "tuner.errors",
     "load_result": "tuner.study.api",
     "load_study": "tuner.study.file",
+    "predict": "tuner.study.predictions",
+    "simulate": "tuner.study.simulated",
     "tune": "tuner.study.api",
 }
 

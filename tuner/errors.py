@@ -13,7 +13,8 @@
     │   ├── OptionsError          options that an adapter refuses
     │   ├── StudyMismatchError    the storage holds another study under this name
     │   ├── UnavailableError      a daemon, image, port or optional package that is not there
-    │   └── AdapterError          a plug-in that cannot be loaded, or is shadowed by a foreign package
+    │   ├── AdapterError          a plug-in that cannot be loaded, or is shadowed by a foreign package
+    │   └── UnpredictableError    a study of which nothing can be predicted, and why
     └── RunError                  a fault while running (exit code 1)
         ├── StorageError          the storage refused a read or a write (a full disk, a lost server)
         ├── TrialFault            a fault of our own inside a trial: no result of the configuration
@@ -67,6 +68,10 @@ class UnavailableError(UsageError):
 
 class AdapterError(UsageError):
     """A plug-in that cannot be found or loaded, or whose package is shadowed by another."""
+
+
+class UnpredictableError(UsageError):
+    """Nothing can be predicted of a study: its engine, model or devices are not understood."""
 
 
 class RunError(TunerError):

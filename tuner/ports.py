@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 from tuner.device import DeviceType
 from tuner.launch import LaunchSpec, RequestSpec, Target
 from tuner.metric import Metric
 from tuner.parameter import Config
+from tuner.serving import ServedModel
 from tuner.space import Space
 from tuner.trial import Attempt, Measurement, Outcome, Progress, TrialPlan
 from tuner.workload import Workload
@@ -87,6 +88,19 @@ class SearchSpace(Protocol):
 
     def export(self, task: ServingTask, config: Config, form: str) -> Mapping[str, str]:
         """Files for deployment in one of `formats`, by relative path; they start as they are."""
+        ...
+
+
+@runtime_checkable
+class Predictable(Protocol):
+    """What an engine has beside `SearchSpace` where its configurations can be predicted."""
+
+    def served_model(self, task: ServingTask) -> ServedModel:
+        """The model, and what a configuration makes of its server, in the performance model's words.
+
+        Raises:
+            ModelError, UsageError: as `SearchSpace.space`.
+        """
         ...
 
 

@@ -1,4 +1,4 @@
-"""`tune predict`: TTFT and TPOT of serving runs without running anything."""
+"""`tune predict`: the best configurations of a study, or TTFT and TPOT of serving runs, without running anything."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import cast
 
 from tuner.cli.performance_inputs import installed, model_source
+from tuner.cli.predict_study import show_study
 from tuner.errors import UsageError
 from tuner.hardware import Hardware
 from tuner.performance.batch_file import predict_rows, read_rows, write_rows
@@ -21,12 +22,17 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     """Adds the command."""
     parser = subparsers.add_parser(
         "predict",
-        help="TTFT and TPOT of serving runs, predicted with intervals",
-        description="Predicts serving runs from the model's configuration and operator tables; nothing is started.",
-        epilog="example: tune predict --batch rows.csv.gz --out predicted.csv --models models/",
+        help="a study's best configurations, predicted with intervals",
+        description="Predicts a study's configurations (or, with --batch, rows of serving runs) from the model and "
+        "operator tables; nothing is started.",
+        epilog="examples: tune predict study.yaml --top 5; "
+        "tune predict --batch rows.csv.gz --out predicted.csv --models models/",
     )
-    parser.add_argument("--batch", type=Path, required=True, metavar="ROWS.csv", help="runs to predict, one per row")
-    parser.add_argument("--out", type=Path, required=True, metavar="OUT.csv", help="the rows with predictions added")
+    parser.add_argument("study", type=Path, nargs="?", help="study file")
+    parser.add_argument("--top", type=int, default=5, metavar="N", help="configurations per device type (default: 5)")
+    parser.add_argument("--json", action="store_true", help="print a study's predictions as JSON")
+    parser.add_argument("--batch", type=Path, metavar="ROWS.csv", help="runs to predict, one per row")
+    parser.add_argument("--out", type=Path, metavar="OUT.csv", help="the rows with predictions added")
     parser.add_argument(
         "--models", type=Path, default=Path(), metavar="DIR", help="holds ORG--NAME/config.json (default: here)"
     )
@@ -37,6 +43,12 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command."""
+    if arguments.study is not None:
+        if arguments.batch is not None:
+            raise UsageError("A study and --batch are two questions. Ask one.")
+        return show_study(arguments.study, arguments.top, arguments.json)
+    if arguments.batch is None or arguments.out is None:
+        raise UsageError("Nothing to predict. Write a study file, or --batch ROWS.csv --out OUT.csv.")
     if not arguments.models.is_dir():
         raise UsageError(f"{arguments.models} is no folder. Give the folder that holds ORG--NAME/config.json.")
     names, rows = read_rows(arguments.batch)

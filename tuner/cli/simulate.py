@@ -1,4 +1,4 @@
-"""`tune simulate`: one configuration of an engine under a trace of requests, request by request."""
+"""`tune simulate`: one configuration of a study in detail, or of an engine under a trace, request by request."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import cast
 import numpy as np
 
 from tuner.cli.performance_inputs import installed, reader
+from tuner.cli.simulate_study import show_simulation
 from tuner.errors import TraceError, UnknownNameError, UsageError
 from tuner.hardware import Hardware
 from tuner.performance.corrections import Engine, shipped
@@ -29,19 +30,24 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     """Adds the command."""
     parser = subparsers.add_parser(
         "simulate",
-        help="TTFT, TPOT and e2e of every request of a trace, simulated",
-        description="Simulates continuous batching iteration by iteration; nothing is started.",
+        help="one configuration of a study in detail, simulated",
+        description="Simulates one configuration under the study's own traffic, or (with --requests) an engine under a "
+        "trace, request by request; nothing is started.",
         epilog=(
-            "example: tune simulate --requests trace.csv --model models/Qwen--Qwen3-8B --device h100_sxm "
+            "examples: tune simulate study.yaml --set max_num_seqs=64; "
+            "tune simulate --requests trace.csv --model models/Qwen--Qwen3-8B --device h100_sxm "
             "--set max_num_seqs=64 --out per_request.csv"
         ),
     )
-    parser.add_argument("--requests", type=Path, required=True, metavar="CSV", help=f"columns {', '.join(_COLUMNS)}")
-    parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="holds a config.json")
-    parser.add_argument("--device", required=True, help="a device of the catalogue, for example h100_sxm")
+    parser.add_argument("study", type=Path, nargs="?", help="study file")
+    parser.add_argument("--requests", type=Path, metavar="CSV", help=f"columns {', '.join(_COLUMNS)}")
+    parser.add_argument("--model", type=Path, metavar="DIR", help="holds a config.json")
+    parser.add_argument("--device", help="a device of the catalogue, for example h100_sxm")
     parser.add_argument("--engine", default="vllm", help="vllm, sglang or trtllm (default: vllm)")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="an engine setting")
-    parser.add_argument("--out", type=Path, required=True, metavar="CSV", help="one row per request")
+    parser.add_argument(
+        "--set", action="append", nargs="+", default=[], metavar="NAME=VALUE", help="parameters of the configuration"
+    )
+    parser.add_argument("--out", type=Path, metavar="CSV", help="one row per request")
     parser.add_argument("--devices", type=Path, metavar="FILE.yaml", help="your own device catalogue")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     parser.set_defaults(run=run)
@@ -49,7 +55,14 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command."""
-    settings = dict(_setting(text) for text in arguments.set)
+    settings = dict(_setting(text) for texts in arguments.set for text in texts)
+    if arguments.study is not None:
+        if arguments.requests is not None:
+            raise UsageError("A study has its own traffic, and --requests is another. Give one of them.")
+        return show_simulation(arguments.study, settings, arguments.json)
+    missing = [f"--{name}" for name in ("requests", "model", "device", "out") if getattr(arguments, name) is None]
+    if missing:
+        raise UsageError(f"Nothing to simulate. Write a study file, or {' and '.join(missing)} too.")
     requests = read_requests(arguments.requests)
     catalogue = cast(Callable[[Path | None], Mapping[str, Hardware]], installed("tuner.device_catalogues", "shipped"))(
         arguments.devices

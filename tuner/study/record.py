@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -11,7 +11,7 @@ from tuner.objective import Objective
 from tuner.parameter import Config
 from tuner.slo import Slo, excesses
 from tuner.strategies.history import Kind
-from tuner.trial import Infeasible, Measurement, Outcome, Phases
+from tuner.trial import Estimate, Infeasible, Measurement, Outcome, Phases
 
 
 class State(enum.Enum):
@@ -35,6 +35,7 @@ class TrialRecord:
         outcome: what came of it.
         started, ended: wall clock, where known.
         fault: what went wrong on our side, for `FAULT`; that the machine went down, for `INTERRUPTED`.
+        predicted: what was predicted of it by name, uncalibrated, with 90 % intervals; `None` where nothing was.
     """
 
     number: int
@@ -45,6 +46,7 @@ class TrialRecord:
     started: datetime | None = None
     ended: datetime | None = None
     fault: str = ""
+    predicted: Mapping[str, Estimate] | None = None
 
     @property
     def measurement(self) -> Measurement | None:

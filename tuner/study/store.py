@@ -15,6 +15,7 @@ trial attribute
 ``outcome``        the measurement or the infeasibility, written before the trial is told
 ``lease``          who is at work on it
 ``ended_as``       interrupted or fault, for trials without an outcome; ``fault`` says which
+``predicted``      what was predicted of the configuration, uncalibrated
 =================  ==========================================================================
 
 A measured trial is COMPLETE with its objective values and constraints. An infeasible one is FAIL with
@@ -59,9 +60,11 @@ from tuner.strategies.prospects import Prospects
 from tuner.study.definition import Study, definition_json, differences
 from tuner.study.faults import masked
 from tuner.study.lease import RENEW_EVERY_S, Lease, LeaseHolder
+from tuner.study.predicted import from_json as predicted_from_json
+from tuner.study.predicted import to_json as predicted_to_json
 from tuner.study.record import State, TrialRecord
 from tuner.study.stopping import prospects_from_json, prospects_to_json
-from tuner.trial import Attempt, Outcome
+from tuner.trial import Attempt, Estimate, Outcome
 
 _FINGERPRINT: Final = "fingerprint"
 _DEFINITION: Final = "definition"
@@ -72,6 +75,7 @@ _PROSPECTS: Final = "prospects:"
 _LEASE: Final = "lease"
 _ENDED_AS: Final = "ended_as"
 _FAULT: Final = "fault"
+_PREDICTED: Final = "predicted"
 _SHOWN_DIFFERENCES: Final = 4
 
 
@@ -180,6 +184,10 @@ class StudyStore:
             number = self.optuna._storage.get_trial_number_from_id(trial_id)
         self._renewed = time.monotonic()
         return Attempt(study_id=self.study_id, trial=number, token=token)
+
+    def keep_prediction(self, attempt: Attempt, predicted: Mapping[str, Estimate]) -> None:
+        """Keeps what was predicted of the configuration that an attempt runs."""
+        self._set(attempt.trial, _PREDICTED, predicted_to_json(predicted))
 
     def renew(self, attempt: Attempt) -> None:
         """Says that the attempt is still at work; cheap to call often."""
@@ -299,7 +307,7 @@ class StudyStore:
         return self._space.config(trial.params)
 
     def _record(self, trial: FrozenTrial) -> TrialRecord:
-        outcome = trial.user_attrs.get(OUTCOME)
+        outcome, predicted = trial.user_attrs.get(OUTCOME), trial.user_attrs.get(_PREDICTED)
         if trial.state is TrialState.RUNNING:
             state = State.RUNNING
         elif outcome is not None:
@@ -315,6 +323,7 @@ class StudyStore:
             started=trial.datetime_start,
             ended=trial.datetime_complete,
             fault=str(trial.user_attrs.get(_FAULT, "")),
+            predicted=None if predicted is None else predicted_from_json(str(predicted)),
         )
 
 

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, ClassVar, Final, TypeVar
+from typing import Annotated, ClassVar, Final, Literal, TypeVar
 
 import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -27,15 +27,19 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from tuner.adapter_options import option_faults
 from tuner.cost import with_costs
 from tuner.device import DeviceKind, DeviceType
-from tuner.errors import ModelError, OptionsError, TrialFault, UnavailableError
+from tuner.errors import ModelError, OptionsError, TrialFault, UnavailableError, UnpredictableError
 from tuner.launch import CompletionRequest, HealthCheck, LaunchSpec, RequestSpec, Target, TemplateRequest
 from tuner.launch_texts import container_texts
 from tuner.metric import TOKEN_METRICS, Metric, MetricRef
+from tuner.model_graph import ModelGraph
 from tuner.parameter import DEVICE, Condition, Config, Parameter, Scale
 from tuner.ports import ServingTask
+from tuner.serving import DynamicBatching, ServedModel
 from tuner.slo import excesses
 from tuner.space import Rule, Space
-from tuner.testing.fake_server import FakeServer
+from tuner.step import NumberFormat, OperatorKind
+from tuner.testing.fake_server import WEIGHTS_BYTES, FakeServer
+from tuner.traced_operators import Extent, TracedWork
 from tuner.trial import (
     Attempt,
     Estimate,
@@ -62,6 +66,9 @@ fake = tuner.testing.fakes:FakeRunner
 
 [tuner.load_drivers]
 fake = tuner.testing.fakes:FakeLoadDriver
+
+[tuner.model_readers]
+fake = tuner.testing.fakes:FakeModelReader
 """
 FAULT: Final = "fault"
 UNAVAILABLE: Final = "unavailable"
@@ -105,6 +112,9 @@ class FakeEngineOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     streams_tokens: bool = Field(default=False, description="Report the metrics of token streams too.")
+    predictions: Literal["none", "good", "wrong"] = Field(
+        default="none", description="What the performance model is told of a configuration."
+    )
 
 
 class FakeRunnerOptions(BaseModel):
@@ -195,6 +205,23 @@ class FakeSearchSpace:
             ),
         )
 
+    def served_model(self, task: ServingTask) -> ServedModel:
+        """A model that takes about as long as the fake server says; told the wrong way round, large is small."""
+        if self.options.predictions == "none":
+            raise UnpredictableError("The fake engine was told to be unpredictable. Write predictions: good.")
+        wrong = self.options.predictions == "wrong"
+
+        def serving(config: Config) -> DynamicBatching:
+            batch, delay = int(config.get("max_batch_size", 1) or 1), int(config.get("queue_delay_us", 0) or 0)
+            return DynamicBatching(
+                max_batch_size=max(128 // batch, 1) if wrong else batch,
+                max_queue_delay_s=(5000 - delay if wrong else delay) * 1e-6,
+                instances=5 - int(config["instance_count"]) if wrong else int(config["instance_count"]),
+                threads=8 // int(config["threads"]) if wrong else int(config["threads"]),
+            )
+
+        return ServedModel(reader="fake", path=task.model.path or Path(task.model.name), serving=serving)
+
     def launch(self, task: ServingTask, config: Config, target: Target) -> LaunchSpec:
         """A server that only `FakeRunner` can start: the configuration travels in its environment."""
         shapes = task.workload.requests
@@ -214,6 +241,20 @@ class FakeSearchSpace:
     def export(self, task: ServingTask, config: Config, form: str) -> Mapping[str, str]:
         """One file of `key=value` lines."""
         return {"fake.conf": "".join(f"{name}={value}\n" for name, value in config.values.items())}
+
+
+class FakeModelReader:
+    """Reads any path as a model of 300 MiB whose pass takes some milliseconds, more for larger batches."""
+
+    def read(self, path: Path, weights: NumberFormat | None = None) -> ModelGraph:
+        """The model; it is never looked at."""
+        work = TracedWork(
+            name="all", count=1, traced_kind=OperatorKind.ELEMENTWISE, operation="Fake", work=Extent(),
+            moved=Extent(per_sequence=5e6), weights=WEIGHTS_BYTES // 2,
+        )  # fmt: skip
+        return ModelGraph(
+            name=path.name, family="fake", operators=(work,), layers=1, hidden=1, max_context=None, generates=False
+        )
 
 
 class FakeRunner:

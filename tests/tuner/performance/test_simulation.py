@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from tuner.errors import UsageError
 from tuner.performance.simulation.continuous import Requests, Scheduler, simulate
 from tuner.performance.simulation.disaggregated import Pool, simulate_disaggregated
-from tuner.performance.simulation.dynamic import DynamicBatching, simulate_dynamic
+from tuner.performance.simulation.dynamic import simulate_dynamic
 from tuner.performance.simulation.free_list import NOBODY, give, new_list, reclaim, remembered, take
 from tuner.performance.simulation.step_tables import StepTables
+from tuner.serving import DynamicBatching
 
 
 def tables(token_s: float = 0.0001, step_s: float = 0.01) -> StepTables:

@@ -37,6 +37,8 @@ def make_study(tmp_path: Path) -> Iterator[StudyMaker]:
         clients: int = 32,
         storage: str | None = None,
         budget: Budget | None = None,
+        predictions: str = "none",
+        memory_bytes: int | None = None,
     ) -> Study:
         workload = Workload(arrival=ClosedLoop(clients=clients), requests=TemplateShapes(path="/infer"))
         bounds = tuple(Slo.parse(text) for text in slos)
@@ -44,10 +46,10 @@ def make_study(tmp_path: Path) -> Iterator[StudyMaker]:
             name=name,
             task=ServingTask(
                 model=ModelSource(name="model"),
-                devices=(DeviceType(name="cpu-4", cpus=4, price_per_hour=0.2),),
+                devices=(DeviceType(name="cpu-4", cpus=4, memory_bytes=memory_bytes, price_per_hour=0.2),),
                 workload=workload,
             ),
-            engine=AdapterChoice(name="fake"),
+            engine=AdapterChoice(name="fake", options={} if predictions == "none" else {"predictions": predictions}),
             runner=AdapterChoice(name="fake", options={"failures": failures or {}, "seconds": seconds}),
             slos=bounds,
             objectives=tuple(Objective(MetricRef.parse(text)) for text in objectives),

@@ -21,6 +21,7 @@ from tuner.errors import UsageError
 from tuner.performance.grid import Array
 from tuner.performance.simulation.compiled import compiled
 from tuner.performance.simulation.free_list import NOBODY, give, new_list, reclaim, remembered, take
+from tuner.performance.simulation.lookup import answered, decode_attention, line, plane, with_host
 from tuner.performance.simulation.step_tables import StepTables
 
 Counts = NDArray[np.int64]
@@ -31,15 +32,19 @@ class Requests:
     """What arrives, in order of arrival.
 
     Attributes:
-        arrival_s: ascending.
+        arrival_s: ascending; of a closed loop, only those of the clients' first requests mean anything.
         input_tokens, output_tokens: of each.
         prefilled: whether prompts were computed elsewhere, and one token with them.
+        clients: of a closed loop; each sends its next request `think_time_s` after an answer. 0 for an open loop.
+        think_time_s: pause of each client.
     """
 
     arrival_s: Array
     input_tokens: Counts
     output_tokens: Counts
     prefilled: bool = False
+    clients: int = 0
+    think_time_s: float = 0.0
 
     def __post_init__(self) -> None:
         sizes = {self.arrival_s.size, self.input_tokens.size, self.output_tokens.size}
@@ -89,12 +94,14 @@ class Served:
     """What became of the requests; times in s, NaN where a request could never fit.
 
     Attributes:
+        arrival_s: per request; in a closed loop they follow from the answers.
         scheduled_s, first_token_s, finished_s: per request, on the clock of the arrivals.
         preemptions: how often each was thrown out.
         steps: of the engine.
         refused: requests too long for the cache.
     """
 
+    arrival_s: Array
     scheduled_s: Array
     first_token_s: Array
     finished_s: Array
@@ -105,11 +112,13 @@ class Served:
 
 def simulate(requests: Requests, scheduler: Scheduler, tables: StepTables) -> Served:
     """Runs all requests through one replica."""
-    scheduled, first, finished, preemptions, steps, refused = _run(
+    arrival, scheduled, first, finished, preemptions, steps, refused = _run(
         requests.arrival_s.astype(np.float64),
         requests.input_tokens.astype(np.int64),
         requests.output_tokens.astype(np.int64),
         requests.prefilled,
+        min(requests.clients, requests.arrival_s.size),
+        requests.think_time_s,
         scheduler.max_num_seqs,
         scheduler.max_num_batched_tokens,
         scheduler.blocks,
@@ -132,6 +141,7 @@ def simulate(requests: Requests, scheduler: Scheduler, tables: StepTables) -> Se
         tables.overlapped,
     )
     return Served(
+        arrival_s=arrival,
         scheduled_s=scheduled,
         first_token_s=first,
         finished_s=finished,
@@ -141,81 +151,13 @@ def simulate(requests: Requests, scheduler: Scheduler, tables: StepTables) -> Se
     )
 
 
-def _find_python(axis: Any, value: Any) -> Any:
-    """Place below `value` on an ascending axis, by bisection."""
-    low, high = 0, axis.shape[0] - 1
-    while high - low > 1:
-        middle = (low + high) // 2
-        if axis[middle] <= value:
-            low = middle
-        else:
-            high = middle
-    return low
-
-
-_find = compiled(_find_python)
-
-
-def _line_python(axis: Any, values: Any, x: Any) -> Any:
-    """Linear between points, proportional beyond the last."""
-    last = axis.shape[0] - 1
-    if x <= axis[0]:
-        return values[0]
-    if x >= axis[last]:
-        return values[last] * x / axis[last]
-    low = _find(axis, x)
-    share = (x - axis[low]) / (axis[low + 1] - axis[low])
-    return values[low] + share * (values[low + 1] - values[low])
-
-
-_line = compiled(_line_python)
-
-
-def _plane_python(rows: Any, columns: Any, values: Any, x: Any, y: Any) -> Any:
-    """Bilinear within, proportional beyond the last row and column."""
-    stretch = 1.0
-    if x > rows[-1]:
-        stretch *= x / rows[-1]
-        x = rows[-1]
-    if y > columns[-1]:
-        stretch *= y / columns[-1]
-        y = columns[-1]
-    x, y = max(x, rows[0]), max(y, columns[0])
-    i, j = _find(rows, x), _find(columns, y)
-    u = (x - rows[i]) / (rows[i + 1] - rows[i])
-    v = (y - columns[j]) / (columns[j + 1] - columns[j])
-    low = values[i, j] * (1 - v) + values[i, j + 1] * v
-    high = values[i + 1, j] * (1 - v) + values[i + 1, j + 1] * v
-    return stretch * (low * (1 - u) + high * u)
-
-
-_plane = compiled(_plane_python)
-
-
-def _decode_python(table: Any, skew: Any, sequences: Any, context: Any, longest: Any) -> Any:
-    """Attention of decoding sequences, by their mean and their longest context."""
-    even = _plane(table[0], table[1], table[2], sequences, context)
-    if skew == 0.0:
-        return even
-    return even + skew * (_plane(table[0], table[1], table[2], sequences, longest) - even)
-
-
-_decode = compiled(_decode_python)
-
-
-def _host_python(gpu: Any, sequences: Any, host: Any, each: Any, overlapped: Any) -> Any:
-    own = host + each * sequences
-    return max(gpu, own) if overlapped else gpu + own
-
-
-_with_host = compiled(_host_python)
-
-
 def _run_python(
     arrival: Any,
     inputs: Any,
     outputs: Any,
     prefilled: Any,
+    clients: Any,
+    think: Any,
     places: Any,
     budget: Any,
     blocks: Any,
@@ -238,6 +180,8 @@ def _run_python(
     overlapped: Any,
 ) -> Any:
     n = arrival.shape[0]
+    arrival = arrival.copy()
+    due = clients if clients > 0 else n  # requests whose arrival is set; in a closed loop each answer sets one more
     scheduled, first, finished = np.full(n, np.nan), np.full(n, np.nan), np.full(n, np.nan)
     preemptions = np.zeros(n, dtype=np.int64)
     computed, produced, held = np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros(n, np.int64)
@@ -250,7 +194,7 @@ def _run_python(
     now = arrival[0]
     prefix_known = False
     while done < n:
-        while tail < n and arrival[tail] <= now:
+        while tail < due and arrival[tail] <= now:
             queue[tail] = tail
             tail += 1
         while head < tail:  # what can never fit is refused, not waited for
@@ -260,6 +204,7 @@ def _run_python(
             head += 1
             refused += 1
             done += 1
+            due = answered(arrival, due, now + think)
         if active == 0 and head == tail:
             if done >= n:
                 break
@@ -344,6 +289,7 @@ def _run_python(
                             finished[r] = now
                             scheduled[r] = now
                             done += 1
+                            due = answered(arrival, due, now + think)
                             continue
                         start = inputs[r]
                     else:
@@ -387,9 +333,7 @@ def _run_python(
                 context += computed[r] + 1
                 longest = max(longest, computed[r] + 1)
             else:
-                attention += _plane(
-                    prefill_table[0], prefill_table[1], prefill_table[2], float(new), float(computed[r])
-                )
+                attention += plane(prefill_table[0], prefill_table[1], prefill_table[2], float(new), float(computed[r]))
             if computed[r] + new >= inputs[r] + produced[r]:
                 sampling += 1
         if total == 0 and active == 0 and prefix_known:
@@ -398,16 +342,16 @@ def _run_python(
             listed = new_list(n, blocks)
             continue
         if total == 0:
-            if tail < n:
+            if tail < due:
                 now = max(now, arrival[tail])
                 continue
             break
-        gpu = _line(tokens_table[0], tokens_table[1], float(total)) + attention
-        gpu += _line(sequences_table[0], sequences_table[1], float(max(sampling, 1)))
+        gpu = line(tokens_table[0], tokens_table[1], float(total)) + attention
+        gpu += line(sequences_table[0], sequences_table[1], float(max(sampling, 1)))
         if decoding > 0:
             table, share = (mixed_table, mixed_skew) if attention > 0.0 else (decode_table, skew)
-            gpu += _decode(table, share, float(decoding), context / decoding, float(longest))
-        now += _with_host(gpu, float(active), host, each, overlapped)
+            gpu += decode_attention(table, share, float(decoding), context / decoding, float(longest))
+        now += with_host(gpu, float(active), host, each, overlapped)
         steps += 1
 
         # close it
@@ -429,6 +373,7 @@ def _run_python(
                     free += held[r]
                     give(listed, NOBODY, held[r])
                     done += 1
+                    due = answered(arrival, due, now + think)
                     over = True
             if not over:
                 running[kept] = r
@@ -461,8 +406,8 @@ def _run_python(
         for j in range(active):
             residues[computed[running[j]] % size] += 1
         taken = 0
-        mean_base = _line(tokens_table[0], tokens_table[1], float(active))
-        mean_base += _line(sequences_table[0], sequences_table[1], float(active))
+        mean_base = line(tokens_table[0], tokens_table[1], float(active))
+        mean_base += line(sequences_table[0], sequences_table[1], float(active))
         while remaining > 0:
             need = residues[(-taken) % size]
             if need > free:
@@ -470,13 +415,13 @@ def _run_python(
             free -= need
             take(listed, need)
             mean_context = total_context / active
-            gpu = mean_base + _decode(decode_table, skew, float(active), mean_context, float(longest + taken))
-            now += _with_host(gpu, float(active), host, each, overlapped)
+            gpu = mean_base + decode_attention(decode_table, skew, float(active), mean_context, float(longest + taken))
+            now += with_host(gpu, float(active), host, each, overlapped)
             steps += 1
             taken += 1
             remaining -= 1
             total_context += active
-            if tail < n and arrival[tail] <= now and head == tail and active < places:
+            if tail < due and arrival[tail] <= now and head == tail and active < places:
                 break
         kept = 0
         for j in range(active):
@@ -489,11 +434,12 @@ def _run_python(
                 free += held[r]
                 give(listed, NOBODY, held[r])
                 done += 1
+                due = answered(arrival, due, now + think)
             else:
                 running[kept] = r
                 kept += 1
         active = kept
-    return scheduled, first, finished, preemptions, steps, refused
+    return arrival, scheduled, first, finished, preemptions, steps, refused
 
 
 _run = compiled(_run_python)

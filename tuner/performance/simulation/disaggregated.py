@@ -63,6 +63,7 @@ def simulate_disaggregated(
     preemptions = np.zeros(ready.size, dtype=np.int64)
     preemptions[kept] = served.preemptions
     return Served(
+        arrival_s=requests.arrival_s,
         scheduled_s=computed.scheduled_s,
         first_token_s=computed.first_token_s,
         finished_s=finished,
@@ -85,6 +86,7 @@ def _through(requests: Requests, pool: Pool) -> Served:
         preemptions[places] = served.preemptions
         steps, refused = steps + served.steps, refused + served.refused
     return Served(
+        arrival_s=requests.arrival_s,
         scheduled_s=scheduled,
         first_token_s=first,
         finished_s=finished,
