@@ -32,7 +32,6 @@ from tuner.errors import GeneratorBoundError, TunerError, UnavailableError
 from tuner.launch import LaunchSpec
 from tuner.ports import LoadDriver
 from tuner.trial import Infeasible, Measurement, Outcome, Phase, Phases, Progress, Reason, TrialPlan
-from tuner.workload import OpenLoop, RateBracket
 
 _POLL_S = 0.05
 _PROBE_S = 1.0
@@ -244,9 +243,7 @@ def load_deadline_s(plan: TrialPlan) -> float:
     through its bracket and halving down to its resolution do.
     """
     probes = 1
-    arrival = plan.workload.arrival
-    if isinstance(arrival, OpenLoop) and isinstance(arrival.rate_rps, RateBracket):
-        bracket = arrival.rate_rps
+    if (bracket := plan.workload.rate_bracket) is not None:
         octaves = math.log2(bracket.high / bracket.low)
         probes += math.ceil(octaves) + math.ceil(math.log2(max(octaves / math.log2(1 + bracket.resolution), 2.0)))
     return 2 * probes * (plan.load_s + plan.request_timeout_s) + _LOAD_SLACK_S

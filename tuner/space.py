@@ -9,16 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 from tuner.errors import SpaceError, UnknownNameError
 from tuner.parameter import DEVICE, Config, Parameter, Value
-
-
-class Predicate(Protocol):
-    """Says whether some values may stand together; called with one keyword per parameter."""
-
-    def __call__(self, **values: Value | None) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -213,6 +213,7 @@ class Workload:
     requests: RequestShapes
 
     @property
-    def searches_rate(self) -> bool:
-        """Whether a trial looks for the highest arrival rate that holds the SLO."""
-        return isinstance(self.arrival, OpenLoop) and isinstance(self.arrival.rate_rps, RateBracket)
+    def rate_bracket(self) -> RateBracket | None:
+        """Where a trial looks for the highest arrival rate that holds the SLO; `None` where it does not."""
+        rate = self.arrival.rate_rps if isinstance(self.arrival, OpenLoop) else None
+        return rate if isinstance(rate, RateBracket) else None

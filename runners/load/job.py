@@ -10,7 +10,6 @@ from pydantic import ConfigDict, Field, TypeAdapter
 from runners.load.rate_search import RateSearch
 from tuner.launch import RequestSpec
 from tuner.trial import Measurement, Progress, TrialPlan
-from tuner.workload import OpenLoop, RateBracket
 
 _START_S: Final = 30.0
 """An interpreter on a busy machine takes its time to import numpy."""
@@ -33,9 +32,8 @@ class Job:
         # Within a load, what is due last is answered or timed out; between loads the queue drains.
         one = plan.load_s + 2 * plan.request_timeout_s
         loads = 1
-        arrival = plan.workload.arrival
-        if isinstance(arrival, OpenLoop) and isinstance(arrival.rate_rps, RateBracket):
-            loads = RateSearch(arrival.rate_rps).max_probes
+        if (bracket := plan.workload.rate_bracket) is not None:
+            loads = RateSearch(bracket).max_probes
         return _START_S + _SLACK * loads * one
 
 

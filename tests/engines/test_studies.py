@@ -79,6 +79,18 @@ def require_image(daemon: docker.DockerClient, image: str) -> None:
         pytest.skip(f"the image {image} is not built: make images")
 
 
+def compose_command() -> list[str] | None:
+    """Docker Compose: Docker's plug-in, or a program of its own."""
+    plugin = ["docker", "compose"]
+    if (
+        shutil.which("docker")
+        and subprocess.run([*plugin, "version"], check=False, capture_output=True).returncode == 0
+    ):
+        return plugin
+    alone = shutil.which("docker-compose")
+    return None if alone is None else [alone]
+
+
 def free_port() -> int:
     """A port that nothing listens at."""
     with socket.socket() as probe:
@@ -130,11 +142,11 @@ def test_triton_study_is_tuned_and_its_exports_answer(daemon: docker.DockerClien
     result.export("compose", tmp_path / "compose")
     result.export("triton", tmp_path / "triton")
     assert (tmp_path / "triton/repository/encoder/config.pbtxt").exists()
-    compose = shutil.which("docker-compose")
+    compose = compose_command()
     if compose is None:
         pytest.skip("the study ran; docker-compose is not installed, so its Compose file was not started")
     port = free_port()
-    command = [compose, "-f", str(tmp_path / "compose/compose.yaml"), "-p", f"tuner-test-{port}"]
+    command = [*compose, "-f", str(tmp_path / "compose/compose.yaml"), "-p", f"tuner-test-{port}"]
     environment = {"PORT": str(port), "PATH": "/usr/bin:/bin:/usr/local/bin"}
     try:
         subprocess.run([*command, "up", "-d"], check=True, env=environment, timeout=120)

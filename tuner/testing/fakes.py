@@ -54,7 +54,7 @@ from tuner.trial import (
     TrialPlan,
     Window,
 )
-from tuner.workload import OpenLoop, RateBracket, TemplateShapes, TokenShapes
+from tuner.workload import RateBracket, TemplateShapes, TokenShapes
 
 _CONFIG: Final = "FAKE_SERVER_CONFIG"
 _ENTRY_POINTS: Final = """\
@@ -356,12 +356,11 @@ def _memory_bytes(device: DeviceType) -> int:
 
 
 def _measure(server: FakeServer, plan: TrialPlan, random: np.random.Generator, noise: float) -> Measurement:
-    arrival = plan.workload.arrival
     probes: tuple[RateProbe, ...] = ()
     rate: float | None = None
-    if isinstance(arrival, OpenLoop) and isinstance(arrival.rate_rps, RateBracket):
-        probes = _probe(server, plan, arrival.rate_rps)
-        rate = max((probe.rate_rps for probe in probes if probe.held), default=arrival.rate_rps.low)
+    if (bracket := plan.workload.rate_bracket) is not None:
+        probes = _probe(server, plan, bracket)
+        rate = max((probe.rate_rps for probe in probes if probe.held), default=bracket.low)
     metrics = server.respond(plan, rate)
     if rate is not None and any(probe.held for probe in probes):
         metrics[Metric.MAX_ARRIVAL_RATE.value] = rate
