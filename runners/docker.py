@@ -26,10 +26,10 @@ from runners.docker_daemon import (
 )
 from runners.docker_server import LABEL, DockerServer
 from runners.gpus import nvidia_gpus, require_gpus
-from runners.options import ConfiguredRunner, RunnerOptions, Seconds
+from runners.host_runner import HostRunner, require_sources
+from runners.options import RunnerOptions, Seconds
 from runners.owner import Owner
 from runners.placement import generator_cores, place
-from runners.served_trial import ServedTrial
 from runners.server_log import Redactor
 from runners.verdict import refusals
 from tuner.device import DeviceKind, DeviceType
@@ -78,7 +78,7 @@ class DockerOptions(RunnerOptions):
     )
 
 
-class DockerRunner(ConfiguredRunner[DockerOptions]):
+class DockerRunner(HostRunner[DockerOptions]):
     """Starts servers in containers; see `tuner.ports.Runner`."""
 
     name: ClassVar[str] = "docker"
@@ -115,9 +115,7 @@ class DockerRunner(ConfiguredRunner[DockerOptions]):
             require_gpus(device, nvidia_gpus)
             refusals(spec)
             container_texts(spec)
-            for source in (*spec.links.values(), *(mount.source for mount in spec.mounts)):
-                if not source.exists():
-                    raise UnavailableError(f"{source}, which the server is to read, does not exist.")
+            require_sources(spec)
             if not has_image(client, spec.image):
                 if self.options.pull == "never":
                     raise absent_image(spec.image, "and the runner's option pull is never")
@@ -154,15 +152,7 @@ class DockerRunner(ConfiguredRunner[DockerOptions]):
                 graceful=options.graceful_stop,
                 direct=options.load_path == "direct",
             )
-            return ServedTrial(
-                server=server,
-                spec=spec,
-                device=device,
-                plan=plan,
-                driver=self.driver,
-                generator_cores=generator_cores(placement, options.generator_cpuset),
-                watch=watch,
-            ).run()
+            return self.tried(server, placement, spec, device, plan, watch)
 
     def reap(self, study_id: str) -> int:
         """See `tuner.ports.Runner.reap`."""

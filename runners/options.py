@@ -1,19 +1,14 @@
-"""Options of the runners: checked all at once, described by a JSON Schema, and the runner that has them."""
+"""Options of the runners: checked all at once, described by a JSON Schema."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, ClassVar, Generic, TypeVar
+from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
-from runners.load.driver import SubprocessLoadDriver
 from runners.placement import parse_cpuset
-from tuner.adapter_options import option_faults
-from tuner.errors import OptionsError, UsageError
-from tuner.ports import LoadDriver
-from tuner.trial import Attempt
+from tuner.errors import UsageError
 from tuner.units import Dimension, parse_quantity
 
 
@@ -64,44 +59,3 @@ class RunnerOptions(BaseModel):
     generator_cpuset: Cores | None = Field(
         default=None, description="Cores of the load generator; by default those that the server does not have."
     )
-
-
-OptionsType = TypeVar("OptionsType", bound=RunnerOptions)
-
-
-class ConfiguredRunner(Generic[OptionsType]):
-    """What every runner of a server does with its options.
-
-    Attributes:
-        name: the runner's.
-        options_type: its options.
-    """
-
-    name: ClassVar[str]
-    options_type: type[OptionsType]
-
-    def __init__(self, options: Mapping[str, object], driver: LoadDriver | None = None) -> None:
-        """Checks the options.
-
-        Args:
-            options: as `options_schema` describes them.
-            driver: makes the load; the project's own by default.
-
-        Raises:
-            OptionsError: all that is wrong with them.
-        """
-        try:
-            self.options = self.options_type.model_validate(dict(options))
-        except ValidationError as error:
-            raise OptionsError(self.name, option_faults(self.options_type.model_fields, error.errors())) from error
-        self.driver: LoadDriver = SubprocessLoadDriver() if driver is None else driver
-
-    @classmethod
-    def options_schema(cls) -> Mapping[str, object]:
-        """See `tuner.ports.Runner.options_schema`."""
-        return cls.options_type.model_json_schema()
-
-    def kept_log(self, attempt: Attempt) -> Path | None:
-        """Where the whole log of an attempt's server is kept; `None` where it is not."""
-        keep = self.options.keep_logs
-        return None if keep is None else keep / f"trial-{attempt.trial}-{attempt.token}.log"

@@ -18,11 +18,11 @@ import psutil
 from runners.attempt_folder import AttemptFolder, abandoned
 from runners.core_claims import claimed
 from runners.gpus import nvidia_gpus, require_gpus, visible_gpus
-from runners.options import ConfiguredRunner, RunnerOptions
+from runners.host_runner import HostRunner, require_sources
+from runners.options import RunnerOptions
 from runners.placement import Placement, generator_cores, place
 from runners.process_server import ProcessServer, process_texts
 from runners.process_tree import ProcessTree
-from runners.served_trial import ServedTrial
 from runners.server_log import Redactor
 from runners.verdict import refusals
 from tuner.device import DeviceType
@@ -35,7 +35,7 @@ _CHECK_PORT = 8000
 _KILL_S = 10.0
 
 
-class ProcessRunner(ConfiguredRunner[RunnerOptions]):
+class ProcessRunner(HostRunner[RunnerOptions]):
     """Starts servers as processes of this machine; see `tuner.ports.Runner`."""
 
     name: ClassVar[str] = "process"
@@ -68,9 +68,7 @@ class ProcessRunner(ConfiguredRunner[RunnerOptions]):
                 f"The program {texts.argv[0]!r} is not on the PATH. Install it, write its full path, "
                 "or use the docker runner."
             )
-        for place_of in (*spec.links.values(), *(mount.source for mount in spec.mounts)):
-            if not place_of.exists():
-                raise UnavailableError(f"{place_of}, which the server is to read, does not exist.")
+        require_sources(spec)
 
     def run(
         self,
@@ -93,15 +91,7 @@ class ProcessRunner(ConfiguredRunner[RunnerOptions]):
                 redact=Redactor.of(environment, spec.environment),
                 kept_log=self.kept_log(attempt),
             )
-            return ServedTrial(
-                server=server,
-                spec=spec,
-                device=device,
-                plan=plan,
-                driver=self.driver,
-                generator_cores=generator_cores(placement, self.options.generator_cpuset),
-                watch=watch,
-            ).run()
+            return self.tried(server, placement, spec, device, plan, watch)
 
     def reap(self, study_id: str) -> int:
         """See `tuner.ports.Runner.reap`."""

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from tuner.errors import AdapterError, UnknownNameError
 from tuner.ports import LoadDriver, Runner, SearchSpace
@@ -60,6 +60,17 @@ def search_space(name: str, options: Mapping[str, object]) -> SearchSpace:
 def runner(name: str, options: Mapping[str, object]) -> Runner:
     """The runner `name`, made with its options; raises what `load` raises, and OptionsError."""
     return cast(Runner, load(RUNNERS, name)(options))
+
+
+def options_schema(group: str, name: str) -> Mapping[str, Any]:
+    """JSON Schema of the options of the adapter `name`; raises what `load` raises."""
+    return _schema(cast(type[SearchSpace] | type[Runner], load(group, name)))
+
+
+@functools.lru_cache(maxsize=16)
+def _schema(adapter: type[SearchSpace] | type[Runner]) -> Mapping[str, Any]:
+    """Made once: pydantic takes milliseconds for it, and whoever checks files checks many."""
+    return adapter.options_schema()
 
 
 def with_runner_resolved(study: Study) -> Study:

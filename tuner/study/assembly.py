@@ -6,7 +6,7 @@ import contextlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final, cast
+from typing import Final
 
 from tuner.device import DeviceKind, DeviceType
 from tuner.errors import (
@@ -22,7 +22,7 @@ from tuner.errors import (
 from tuner.export.bundle import formats
 from tuner.objective import Objective
 from tuner.parameter import Value
-from tuner.ports import ModelSource, Runner, SearchSpace, ServingTask
+from tuner.ports import ModelSource, SearchSpace, ServingTask
 from tuner.priors.library import read_priors
 from tuner.space import Space
 from tuner.strategies.candidates import Candidates
@@ -228,8 +228,7 @@ class Assembly:
             return AdapterChoice(name=section)
         options = dict(section.model_extra or {})
         with contextlib.suppress(Exception):  # what is wrong with the adapter is reported where it is made
-            adapter = cast(type[SearchSpace] | type[Runner], adapters.load(group, section.name))
-            options = located(options, adapter.options_schema(), self._folder)
+            options = located(options, adapters.options_schema(group, section.name), self._folder)
         return AdapterChoice(name=section.name, options=options)
 
     @contextlib.contextmanager
