@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import importlib.metadata
 import json
 import platform
 import time
@@ -19,8 +20,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from profilers.probe import Probe, ProbeKind
+from profilers import onnx_calls
+from profilers.probe import Probe
 from profilers.timing import Timing, time_call
+from profilers.torch_calls import torch_call
 from tuner.errors import UnavailableError, UsageError
 
 FORMAT: Final = "serving-tuner profile 1"
@@ -48,6 +51,7 @@ def profile(
     limit_s: float = 180.0,
     threads: int | None = None,
     watch: Callable[[int, int], None] = lambda done, total: None,
+    runtime: str = "torch",
 ) -> Profile:
     """Times `probes` on `device` (`cpu`, `cuda`, `cuda:1`), those in `journal` not again.
 
@@ -58,16 +62,22 @@ def profile(
         limit_s: wall time; what is left is reported as missing.
         threads: of the CPU; `None` leaves torch's choice.
         watch: told how many of how many are done.
+        runtime: whose operators: `torch`, or `onnxruntime` (CPU only).
 
     Raises:
-        UnavailableError: the device is not there.
+        UnavailableError: the device or the runtime is not there.
         UsageError: the journal belongs to another device, software or number of threads.
     """
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise UnavailableError("No CUDA device is here. Profile with --device cpu, or on a machine with a GPU.")
+    if runtime == "onnxruntime" and not (onnx_calls.is_installed() and device == "cpu"):
+        raise UnavailableError(
+            "Operators of onnxruntime are timed on the CPU, with onnxruntime installed. "
+            "Write --device cpu and install it (pip install onnxruntime), or choose --runtime torch."
+        )
     if threads is not None:
         torch.set_num_threads(threads)
-    origin = _origin(device)
+    origin = _origin(device, runtime)
     timings = _read_journal(journal, origin)
     start = time.monotonic()
     missing: list[Probe] = []
@@ -82,7 +92,7 @@ def profile(
             if time.monotonic() - start > limit_s:
                 missing.append(probe)
                 continue
-            timing = time_call(_call(probe, device), device)
+            timing = _timed(probe, device, runtime)
             timings[probe] = timing
             file.write(json.dumps({**dataclasses.asdict(probe), **dataclasses.asdict(timing)}) + "\n")
             file.flush()
@@ -101,12 +111,20 @@ def write_profile(found: Profile, path: Path) -> None:
     pq.write_table(table, path, compression="zstd")
 
 
-def _origin(device: str) -> dict[str, str]:
+def _timed(probe: Probe, device: str, runtime: str) -> Timing:
+    if runtime == "onnxruntime":
+        call, runs = onnx_calls.onnx_call(probe, torch.get_num_threads())
+    else:
+        call, runs = torch_call(probe, device)
+    return time_call(call, device, threads=torch.get_num_threads()).of_one(runs)
+
+
+def _origin(device: str, runtime: str) -> dict[str, str]:
     cuda = device.startswith("cuda")
     return {
         "device": torch.cuda.get_device_name(device) if cuda else _cpu_name(),
         "threads": "" if cuda else str(torch.get_num_threads()),
-        "software": f"torch {torch.__version__}",
+        "software": f"{runtime} {importlib.metadata.version(runtime)}",
         "date": datetime.date.today().isoformat(),
     }
 
@@ -151,24 +169,3 @@ def _read_journal(path: Path, origin: dict[str, str]) -> dict[Probe, Timing]:
             continue  # torn by a crash: timed again
     path.write_text("\n".join(kept) + "\n", encoding="utf-8")
     return timings
-
-
-def _call(probe: Probe, device: str) -> Callable[[], object]:
-    """The operator on random data, weights in the device's usual format."""
-    dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
-
-    def random(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, dtype=dtype, device=device)
-
-    if probe.kind == ProbeKind.MATMUL.value:
-        rows, weight = random(probe.rows, probe.inner), random(probe.width, probe.inner)
-        return lambda: torch.nn.functional.linear(rows, weight)
-    if probe.kind == ProbeKind.ATTENTION.value:
-        heads = probe.width // probe.inner
-        shape = (max(probe.rows // probe.length, 1), heads, probe.length, probe.inner)
-        query, key, value = random(*shape), random(*shape), random(*shape)
-        return lambda: torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=probe.causal)
-    values = random(probe.rows, probe.width)
-    if probe.kind == ProbeKind.NORMALIZATION.value:
-        return lambda: torch.nn.functional.layer_norm(values, (probe.width,))
-    return lambda: torch.nn.functional.gelu(values)

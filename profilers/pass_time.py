@@ -1,32 +1,85 @@
-"""Time of a whole pass from a profile of its operators."""
+"""Times of a model's operators, and of whole passes, from a profile."""
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
 from profilers.microbenchmark import Profile
-from profilers.probe import Probe, ProbeKind
+from profilers.probe import Probe, ProbeKind, probe_of
 from tuner.model_graph import ModelGraph
-from tuner.operators import Attention, MatMul, Operator, Pointwise
-from tuner.step import Rows
+from tuner.operators import Operator
+from tuner.step import Shard, StepLoad
 
 
-def operator_s(operator: Operator, profile: Profile, batch: int, length: int) -> float | None:
-    """All `count` runs of an operator for a batch of sequences, s; `None` where it was not timed."""
-    rows = batch * length if getattr(operator, "rows", Rows.TOKEN) is Rows.TOKEN else batch
-    if isinstance(operator, MatMul):
-        probe = Probe(ProbeKind.MATMUL.value, rows, operator.outputs, operator.inputs)
-    elif isinstance(operator, Attention):
-        width = operator.heads * operator.head_dim
-        probe = Probe(ProbeKind.ATTENTION.value, rows, width, operator.head_dim, length, operator.causal)
-    elif isinstance(operator, Pointwise):
-        kind = ProbeKind.NORMALIZATION if operator.normalizes else ProbeKind.ACTIVATION
-        probe = Probe(kind.value, rows, operator.width)
-    else:
-        return None
-    timing = profile.timings.get(probe)
-    return None if timing is None else operator.count * timing.median_s
+@dataclass(frozen=True, slots=True)
+class OperatorTime:
+    """Of all `count` runs of an operator.
+
+    Attributes:
+        seconds: median, or bound.
+        is_timed: whether it was timed (perhaps at other batch sizes); else it is the device's roofline.
+    """
+
+    seconds: float
+    is_timed: bool
 
 
-def pass_s(graph: ModelGraph, profile: Profile, batch: int, length: int) -> float:
-    """One pass over a batch, s: the sum of its operators; what was not timed is left out."""
-    times = (operator_s(operator, profile, batch, length) for operator in graph.operators)
-    return sum(time for time in times if time is not None)
+class PassTime:
+    """Times of operators from what was timed.
+
+    A time between two numbers of rows is interpolated, one beyond the last grows with the rows. What no probe times is
+    bounded by the best rates that the profile has seen: FLOP/s of its products, bytes/s of its additions.
+
+    Args:
+        profile: of the device.
+        item_bytes: of one value, as it was timed.
+    """
+
+    def __init__(self, profile: Profile, item_bytes: float = 4.0) -> None:
+        self._curves: dict[Probe, list[tuple[int, float]]] = defaultdict(list)
+        for probe, timing in profile.timings.items():
+            self._curves[replace(probe, rows=0)].append((probe.rows, timing.median_s))
+        for points in self._curves.values():
+            points.sort()
+        rates = [probe.flops / timing.median_s for probe, timing in profile.timings.items() if probe.flops]
+        streams = [
+            probe.values_moved * item_bytes / timing.median_s
+            for probe, timing in profile.timings.items()
+            if probe.kind in (ProbeKind.ARITHMETIC.value, ProbeKind.NORMALIZATION.value, ProbeKind.ACTIVATION.value)
+        ]
+        self._flops_per_s = max(rates, default=0.0)
+        self._bytes_per_s = max(streams, default=0.0)
+
+    def operator(self, operator: Operator, batch: int, length: int) -> OperatorTime | None:
+        """For a batch of sequences; `None` where nothing that was timed says anything of it."""
+        probe = probe_of(operator, batch, length)
+        points = self._curves.get(replace(probe, rows=0)) if probe is not None else None
+        if probe is not None and points:
+            return OperatorTime(operator.count * _between(points, probe.rows), is_timed=True)
+        load = StepLoad.prefill(batch, length)
+        flops, moved = operator.flops(load, Shard()), operator.bytes_moved(load, Shard())
+        if (flops and not self._flops_per_s) or (moved and not self._bytes_per_s):
+            return None
+        compute = flops / self._flops_per_s if flops else 0.0
+        return OperatorTime(max(compute, moved / self._bytes_per_s if moved else 0.0), is_timed=False)
+
+    def pass_s(self, graph: ModelGraph, batch: int, length: int) -> float:
+        """One pass over a batch, s: the sum of its operators; what nothing is known of is left out."""
+        times = (self.operator(operator, batch, length) for operator in graph.operators)
+        return sum(time.seconds for time in times if time is not None)
+
+
+def _between(points: Sequence[tuple[int, float]], rows: int) -> float:
+    low = max((point for point in points if point[0] <= rows), default=None)
+    high = min((point for point in points if point[0] >= rows), default=None)
+    if low is None and high is not None:
+        return high[1]
+    if high is None and low is not None:
+        return low[1] * rows / low[0]
+    assert low is not None
+    assert high is not None
+    if low[0] == high[0]:
+        return low[1]
+    return low[1] + (high[1] - low[1]) * (rows - low[0]) / (high[0] - low[0])

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import enum
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from tuner.model_graph import ModelGraph
-from tuner.operators import Attention, MatMul, Pointwise
+from tuner.operators import Attention, MatMul, Operator, Pointwise
 from tuner.step import Rows, Shard
+from tuner.traced_operators import Convolution
 
 
 class ProbeKind(enum.Enum):
@@ -16,8 +19,11 @@ class ProbeKind(enum.Enum):
 
     MATMUL = "matmul"
     ATTENTION = "attention"
+    CONVOLUTION = "convolution"
     NORMALIZATION = "normalization"
     ACTIVATION = "activation"
+    ARITHMETIC = "arithmetic"
+    ALL_REDUCE = "all_reduce"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -26,10 +32,12 @@ class Probe:
 
     Attributes:
         kind: by name, as in result tables.
-        rows: tokens (or sequences) that run through it.
-        width, inner: outputs and inputs of a product; heads x head width and head width of attention; width of a pass.
+        rows: tokens, sequences or images that run through it; ranks that take part in a sum.
+        width, inner: outputs and inputs of a product; heads x head width and head width of attention; channels out of
+            and into a convolution; width of a pass; values of a sum.
         length: tokens of each sequence, attention only.
         causal: whether attention looks back only.
+        detail: JSON of what a convolution is beside (`size`, `kernel`, `stride`, `padding`, `dilation`, `groups`).
     """
 
     kind: str
@@ -38,6 +46,7 @@ class Probe:
     inner: int = 0
     length: int = 0
     causal: bool = False
+    detail: str = ""
 
     @property
     def flops(self) -> float:
@@ -46,7 +55,62 @@ class Probe:
             return 2.0 * self.rows * self.width * self.inner
         if self.kind == ProbeKind.ATTENTION.value:
             return 4.0 * self.rows * self.length * self.width * (0.5 if self.causal else 1.0)
+        if self.kind == ProbeKind.CONVOLUTION.value:
+            return self.rows * self.convolution().flops_each
         return 0.0
+
+    @property
+    def values_moved(self) -> float:
+        """Numbers read and written once, weights included."""
+        if self.kind == ProbeKind.MATMUL.value:
+            return float(self.width * self.inner + self.rows * (self.width + self.inner))
+        if self.kind == ProbeKind.ATTENTION.value:
+            return 4.0 * self.rows * self.width
+        if self.kind == ProbeKind.CONVOLUTION.value:
+            found = self.convolution()
+            return found.parameters + self.rows * found.bytes_each / found.activation_bytes
+        return 2.0 * self.rows * self.width
+
+    def convolution(self) -> Convolution:
+        """The convolution that a probe of one times."""
+        said: dict[str, Any] = json.loads(self.detail)
+        groups = int(said.pop("groups"))
+        shape = {name: tuple(value) for name, value in said.items()}
+        return Convolution(
+            name="probe", count=1, channels_in=self.inner, channels_out=self.width, groups=groups,
+            size=shape["size"], kernel=shape["kernel"], stride=shape["stride"], padding=shape["padding"],
+            dilation=shape["dilation"],
+        )  # fmt: skip
+
+
+def probe_of(operator: Operator, batch: int, length: int, shard: Shard | None = None) -> Probe | None:
+    """What must be timed to know one run of an operator for `batch` sequences of `length`; `None` if no probe does."""
+    shard = shard or Shard()
+    rows_of = getattr(operator, "rows", Rows.SEQUENCE)
+    if rows_of is Rows.PATCH:
+        return None
+    rows = batch * (length if rows_of is Rows.TOKEN else 1) * getattr(operator, "rows_each", 1)
+    if isinstance(operator, MatMul):
+        outputs, inputs = operator.shape(shard)
+        return Probe(ProbeKind.MATMUL.value, rows, outputs, inputs)
+    if isinstance(operator, Attention):
+        length = operator.length or length
+        heads, _ = operator.shape(shard)
+        width = heads * operator.head_dim
+        rows = batch * length
+        return Probe(ProbeKind.ATTENTION.value, rows, width, operator.head_dim, length, causal=operator.causal)
+    if isinstance(operator, Convolution):
+        names = ("size", "kernel", "stride", "padding", "dilation", "groups")
+        detail = json.dumps({name: getattr(operator, name) for name in names})
+        return Probe(
+            ProbeKind.CONVOLUTION.value, rows, operator.channels_out, operator.channels_in, detail=detail
+        )  # fmt: skip
+    if isinstance(operator, Pointwise):
+        if operator.arithmetic:
+            return Probe(ProbeKind.ARITHMETIC.value, rows, operator.moved_width)
+        kind = ProbeKind.NORMALIZATION if operator.normalizes else ProbeKind.ACTIVATION
+        return Probe(kind.value, rows, operator.width)
+    return None
 
 
 def probes(graph: ModelGraph, batches: Sequence[int], length: int, shard: Shard | None = None) -> list[Probe]:
@@ -54,23 +118,10 @@ def probes(graph: ModelGraph, batches: Sequence[int], length: int, shard: Shard 
 
     Weights of one shape are one probe, however many layers have them.
     """
-    shard = shard or Shard()
-    found: set[Probe] = set()
-    for operator in graph.operators:
-        if getattr(operator, "rows", Rows.TOKEN) is Rows.PATCH:
-            continue
-        for batch in batches:
-            rows = batch * length if getattr(operator, "rows", Rows.TOKEN) is Rows.TOKEN else batch
-            if isinstance(operator, MatMul):
-                outputs, inputs = operator.shape(shard)
-                found.add(Probe(ProbeKind.MATMUL.value, rows, outputs, inputs))
-            elif isinstance(operator, Attention):
-                heads, _ = operator.shape(shard)
-                width = heads * operator.head_dim
-                found.add(
-                    Probe(ProbeKind.ATTENTION.value, rows, width, operator.head_dim, length, causal=operator.causal)
-                )
-            elif isinstance(operator, Pointwise):
-                kind = ProbeKind.NORMALIZATION if operator.normalizes else ProbeKind.ACTIVATION
-                found.add(Probe(kind.value, rows, operator.width))
-    return sorted(found, key=lambda probe: (-probe.flops, probe))
+    found = {
+        probe
+        for operator in graph.operators
+        for batch in batches
+        if (probe := probe_of(operator, batch, length, shard)) is not None
+    }
+    return sorted(found, key=lambda probe: (-probe.flops, -probe.values_moved, probe))

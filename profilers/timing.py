@@ -25,22 +25,32 @@ class Timing:
     high_s: float
     repeats: int
 
+    def of_one(self, runs: int) -> Timing:
+        """Of one of the `runs` operations that a call was."""
+        return Timing(
+            median_s=self.median_s / runs, low_s=self.low_s / runs, high_s=self.high_s / runs, repeats=self.repeats
+        )
 
-def time_call(call: Callable[[], object], device: str, budget_s: float = 0.25, least: int = 5) -> Timing:
+
+def time_call(
+    call: Callable[[], object], device: str, budget_s: float = 0.25, least: int = 5, threads: int | None = None
+) -> Timing:
     """Times `call` for about `budget_s`, at least `least` times after a warm-up.
 
     On a GPU the call is captured into a CUDA graph where it can be, the second-level cache is flushed before each
-    repeat, and events take the time; on a CPU the wall clock does.
+    repeat, and events take the time; on a CPU the wall clock does, or with one thread that thread's own clock, which
+    stands still while other programs have the core.
     """
     if device.startswith("cuda"):
         return _time_cuda(call, budget_s, least)
+    clock = time.thread_time if threads == 1 else time.perf_counter
     call()
     samples: list[float] = []
     end = time.perf_counter() + budget_s
     while len(samples) < least or (time.perf_counter() < end and len(samples) < 1000):
-        start = time.perf_counter()
+        start = clock()
         call()
-        samples.append(time.perf_counter() - start)
+        samples.append(clock() - start)
     return _summary(samples)
 
 

@@ -1,12 +1,13 @@
-"""The profiler that `tune profile` finds by entry point: torch operators on the device at hand."""
+"""The profiler that `tune profile` finds by entry point: operators on the device at hand."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from profilers import onnx_calls
 from profilers.microbenchmark import profile, write_profile
-from profilers.pass_time import operator_s
+from profilers.pass_time import PassTime
 from profilers.probe import probes
 from tuner.model_graph import ModelGraph
 from tuner.operators import Operator
@@ -20,16 +21,30 @@ def profile_model(
     folder: Path,
     limit_s: float,
     watch: Callable[[int, int], None],
-) -> Callable[[Operator, int], float | None]:
+    threads: int | None = 1,
+    runtime: str | None = None,
+) -> Callable[[Operator, int], tuple[float, bool] | None]:
     """Times a model's operators, those of `folder` not again, and writes `folder/profile.parquet`.
 
-    Returns:
-        Seconds of an operator for a batch of `length`-token sequences, `None` where it was not timed.
-    """
-    found = profile(probes(graph, batches, length), device, folder / "journal.jsonl", limit_s, watch=watch)
-    write_profile(found, folder / "profile.parquet")
+    Args:
+        threads: of the CPU; servers that share a machine's cores are told apart by how many each has.
+        runtime: `torch` or `onnxruntime`; for `None`, the latter for ONNX models on CPUs where it is installed.
 
-    def seconds(operator: Operator, batch: int) -> float | None:
-        return operator_s(operator, found, batch, length)
+    Returns:
+        Seconds of an operator for a batch of `length`-token sequences and whether that was timed (else it is the bound
+        of the device's best rates); `None` where nothing is known of it.
+    """
+    if runtime is None:
+        known = graph.family == "onnx" and device == "cpu" and onnx_calls.is_installed()
+        runtime = "onnxruntime" if known else "torch"
+    wanted = probes(graph, batches, length)
+    place = folder / f"{runtime}-{device.replace(':', '')}-{threads or 'all'}"
+    found = profile(wanted, device, place / "journal.jsonl", limit_s, threads, watch, runtime)
+    write_profile(found, place / "profile.parquet")
+    times = PassTime(found, 2.0 if device.startswith("cuda") else 4.0)
+
+    def seconds(operator: Operator, batch: int) -> tuple[float, bool] | None:
+        time = times.operator(operator, batch, length)
+        return None if time is None else (time.seconds, time.is_timed)
 
     return seconds

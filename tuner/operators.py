@@ -382,6 +382,7 @@ class Pointwise(Operator):
         normalizes: whether it is a normalisation.
         splits: whether tensor parallelism cuts the width.
         format: of the learned values.
+        arithmetic: whether it only adds, multiplies, compares or copies, as fast as the memory is.
     """
 
     width: int
@@ -393,6 +394,12 @@ class Pointwise(Operator):
     normalizes: bool = False
     splits: bool = False
     format: NumberFormat = NumberFormat.BF16
+    arithmetic: bool = False
+
+    @property
+    def moved_width(self) -> int:
+        """Values of one row that are read and written, on average."""
+        return max(1, round(self.width * (self.reads + self.writes) / 2.0))
 
     @property
     def kind(self) -> OperatorKind:

@@ -53,7 +53,7 @@ class TracedWork(Operator):
         operation: what the graph calls it.
         work: FLOPs of one run.
         moved: bytes of inputs and outputs of one run, weights apart.
-        weights: learned values of one run.
+        weights: learned values of one run; a table that rows are looked up in is not read as a whole.
         format: of the weights.
     """
 
@@ -83,7 +83,8 @@ class TracedWork(Operator):
     def bytes_moved(self, load: StepLoad, shard: Shard) -> float:
         if not load.rows(Rows.SEQUENCE):
             return 0.0
-        return self.count * self.moved.of(load) + self.weight_bytes(shard)
+        read = 0.0 if self.traced_kind is OperatorKind.EMBEDDING else self.weight_bytes(shard)
+        return self.count * self.moved.of(load) + read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,6 +28,9 @@ _KINDS: Final = {
     Role.LOOKUP: OperatorKind.EMBEDDING,
     Role.UNKNOWN: OperatorKind.UNKNOWN,
 }
+_TRANSCENDENTAL: Final = ("erf", "elu", "exp", "tan", "sig", "sin", "cos", "log", "silu", "swish", "mish", "softplus")
+"""In the names of functions that are approximated by polynomials; the rectifier is none of them (`_RECTIFIERS`)."""
+_RECTIFIERS: Final = ("relu", "leakyrelu", "prelu", "relu6", "thresholdedrelu", "clip", "sign")
 
 
 def assemble(traces: Mapping[Size, Trace], source: str) -> tuple[Operator, ...]:
@@ -153,7 +156,8 @@ class _Assembly:
         """A traced operator with the group's weights; any other as it is, and theirs apart."""
         weights, format, tied = self._own_weights()
         if isinstance(operator, TracedWork):
-            moved = replace(operator.moved, fixed=operator.moved.fixed + tied)
+            read = 0.0 if operator.kind is OperatorKind.EMBEDDING else tied
+            moved = replace(operator.moved, fixed=operator.moved.fixed + read)
             return [replace(operator, weights=weights, format=format, moved=moved)]
         if not weights:
             return [operator]
@@ -180,7 +184,8 @@ class _Assembly:
         return [Pointwise(
             name=name, count=1, width=width, rows=rows[0], rows_each=rows[1] // width,
             reads=first.read / written, writes=first.written / written, weights=weights, format=format,
-            normalizes=kind is OperatorKind.NORMALIZATION, activation_bytes=_whole(first.item_bytes),
+            normalizes=kind is OperatorKind.NORMALIZATION, arithmetic=_only_arithmetic(kind, self._nodes),
+            activation_bytes=_whole(first.item_bytes),
         )]  # fmt: skip
 
     def _rows(self, amount: Callable[[Node], int]) -> tuple[Rows, int] | None:
@@ -306,6 +311,15 @@ def _pure(amount: Extent) -> tuple[Rows, int] | None:
     if any(others) or len(found) != 1 or found[0][1] != round(found[0][1]):
         return None
     return found[0][0], round(found[0][1])
+
+
+def _only_arithmetic(kind: OperatorKind, nodes: list[Node]) -> bool:
+    return kind is not OperatorKind.NORMALIZATION and not any(
+        word in node.operation.lower()
+        for node in nodes
+        if node.operation.lower().strip("_") not in _RECTIFIERS
+        for word in _TRANSCENDENTAL
+    )
 
 
 def _whole(item_bytes: float) -> int:

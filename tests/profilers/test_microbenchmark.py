@@ -9,7 +9,7 @@ import pytest
 
 from profilers.huggingface.encoder import blocks
 from profilers.microbenchmark import profile, write_profile
-from profilers.pass_time import pass_s
+from profilers.pass_time import PassTime
 from profilers.probe import Probe, probes
 from tuner.errors import UnavailableError, UsageError
 from tuner.model_graph import ModelGraph
@@ -41,7 +41,7 @@ def test_an_interrupted_profile_goes_on_where_it_stopped(tmp_path: Path) -> None
         assert second.timings[probe] == first.timings[probe]
     write_profile(second, tmp_path / "profile.parquet")
     assert pq.read_table(tmp_path / "profile.parquet").num_rows == len(wanted)
-    assert pass_s(GRAPH, second, 1, 8) > 0
+    assert PassTime(second).pass_s(GRAPH, 1, 8) > 0
 
 
 def test_a_spent_limit_leaves_probes_missing(tmp_path: Path) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Final, Protocol, cast
 
 import numpy as np
 from rich.console import Console
@@ -17,10 +18,16 @@ from tuner.errors import UnknownNameError, UsageError
 from tuner.hardware import Hardware
 from tuner.model_graph import ModelGraph, key_operators
 from tuner.operators import Operator
+from tuner.performance.host_table import profile_folder
 from tuner.performance.step_time import StepLoads, StepTime
 from tuner.performance.table_choice import tables_for
 from tuner.step import OperatorKind, Shard, StepLoad
 from tuner.units import format_bytes, format_seconds
+
+_IN_TABLES: Final = frozenset(
+    {OperatorKind.MATMUL, OperatorKind.ATTENTION, OperatorKind.EXPERTS, OperatorKind.COLLECTIVE}
+)
+"""Kinds that operator tables hold; the rest is bounded by the device's rates."""
 
 
 class _OperatorProfiler(Protocol):
@@ -33,7 +40,13 @@ class _OperatorProfiler(Protocol):
         folder: Path,
         limit_s: float,
         watch: Callable[[int, int], None],
-    ) -> Callable[[Operator, int], float | None]: ...
+        threads: int | None,
+        runtime: str | None,
+    ) -> Callable[[Operator, int], tuple[float, bool] | None]: ...
+
+
+_Times = Callable[[Operator], tuple[float, bool]]
+"""Seconds of an operator, and whether they were timed or looked up (else they are a bound)."""
 
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -51,7 +64,13 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser.add_argument("--tokens", type=int, default=128, help="tokens of each sequence (default: 128)")
     parser.add_argument("--decode", action="store_true", help="show a decoding step instead of a prompt's pass")
     parser.add_argument("--tensor-parallel", type=int, default=1, help="GPUs that share the model (default: 1)")
-    parser.add_argument("--out", type=Path, default=Path("profile"), metavar="DIR", help="where results are kept")
+    parser.add_argument("--threads", type=int, default=1, help="of the CPU (default: 1)")
+    parser.add_argument(
+        "--runtime", choices=("torch", "onnxruntime"), help="whose operators (default: the one that serves the model)"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="where results are kept (default: where predictions look for them)"
+    )
     parser.add_argument("--limit", type=float, default=150.0, metavar="SECONDS", help="wall time (default: 150)")
     parser.set_defaults(run=run)
 
@@ -60,32 +79,52 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs the command."""
     if arguments.batch < 1 or arguments.tokens < 1:
         raise UsageError(f"A pass of {arguments.batch} x {arguments.tokens} tokens is none. Write 1 or more.")
+    if arguments.threads < 1 or arguments.limit <= 0:
+        raise UsageError(
+            f"--threads {arguments.threads} and --limit {arguments.limit:g} leave nothing to time with. "
+            "Write 1 thread or more, and more than 0 seconds."
+        )
     graph = read_model(arguments.model)
     for assumption in graph.assumptions:
         print(f"note: {assumption}", file=sys.stderr)
+    if graph.max_context is not None and arguments.tokens > graph.max_context:
+        raise UsageError(
+            f"{graph.name} takes sequences of {graph.max_context} tokens at most, --tokens says {arguments.tokens}."
+        )
     if arguments.device == "cpu" or arguments.device.startswith("cuda"):
-        seconds = _measured(arguments, graph)
+        times = _measured(arguments, graph)
     else:
-        seconds = _looked_up(arguments, graph)
+        times = _looked_up(arguments, graph)
     if arguments.show:
-        _show(graph, seconds, arguments)
+        _show(graph, times, arguments)
     return 0
 
 
-def _measured(arguments: argparse.Namespace, graph: ModelGraph) -> Callable[[Operator], float]:
+def _measured(arguments: argparse.Namespace, graph: ModelGraph) -> _Times:
     if arguments.decode:
         raise UsageError("Decoding steps are looked up, not timed here. Name a device of the catalogue with --decode.")
+    if arguments.tensor_parallel != 1:
+        raise UsageError("Operators are timed on one device. Name a device of the catalogue with --tensor-parallel.")
     profiler = cast(_OperatorProfiler, installed("tuner.profilers", "torch"))
     batches = sorted({1, 2, 4, 8, 16, arguments.batch})
+    folder = arguments.out or profile_folder() / _slug(graph.name)
 
     def watch(done: int, total: int) -> None:
         print(f"\r{done} of {total} operators timed", end="" if done < total else "\n", file=sys.stderr, flush=True)
 
-    measured = profiler(graph, arguments.device, batches, arguments.tokens, arguments.out, arguments.limit, watch)
-    return lambda operator: measured(operator, arguments.batch) or 0.0
+    measured = profiler(
+        graph, arguments.device, batches, arguments.tokens, folder, arguments.limit, watch, arguments.threads,
+        arguments.runtime,
+    )  # fmt: skip
+    print(f"times are kept in {folder}", file=sys.stderr)
+    return lambda operator: measured(operator, arguments.batch) or (0.0, False)
 
 
-def _looked_up(arguments: argparse.Namespace, graph: ModelGraph) -> Callable[[Operator], float]:
+def _slug(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name) or "model"
+
+
+def _looked_up(arguments: argparse.Namespace, graph: ModelGraph) -> _Times:
     catalogue = cast(Callable[[], Mapping[str, Hardware]], installed("tuner.device_catalogues", "shipped"))()
     if arguments.device not in catalogue:
         raise UnknownNameError("device", arguments.device, [*catalogue, "cpu", "cuda"])
@@ -95,27 +134,38 @@ def _looked_up(arguments: argparse.Namespace, graph: ModelGraph) -> Callable[[Op
     step = StepTime(graph, tables_for(catalogue, folder)[arguments.device], shard)
     batch, tokens = np.array([float(arguments.batch)]), np.array([float(arguments.tokens)])
     loads = StepLoads.decode(batch, tokens) if arguments.decode else StepLoads.prefill(batch, tokens)
-    return lambda operator: float(step.operator_s(operator, loads)[1][0])
+    return lambda operator: (float(step.operator_s(operator, loads)[1][0]), operator.kind in _IN_TABLES)
 
 
-def _show(graph: ModelGraph, seconds: Callable[[Operator], float], arguments: argparse.Namespace) -> None:
+def _show(graph: ModelGraph, times: _Times, arguments: argparse.Namespace) -> None:
     shard = Shard.tensor_parallel(arguments.tensor_parallel)
     make = StepLoad.decode if arguments.decode else StepLoad.prefill
     load = make(arguments.batch, arguments.tokens)
-    what = "decode" if arguments.decode else "prefill"
+    what = "decode" if arguments.decode else "prefill" if graph.generates else "pass"
     table = Table(title=f"{graph.name} on {arguments.device}: {what}, {arguments.batch} x {arguments.tokens} tokens")
     for name in ("operator", "kind", "count", "time", "share", "GFLOP", "moved"):
         table.add_column(name, justify="left" if name in ("operator", "kind") else "right")
-    total = sum(seconds(operator) for operator in graph.operators)
-    for operator, time in key_operators(graph, seconds):
+    found = {operator: times(operator) for operator in graph.operators}
+    total = sum(seconds for seconds, _ in found.values())
+    keys = key_operators(graph, lambda operator: found[operator][0])
+    for operator, seconds in keys:
         flops, moved = operator.flops(load, shard), operator.bytes_moved(load, shard)
-        cells = [operator.name, operator.kind.value, str(operator.count), format_seconds(time), f"{time / total:.1%}"]
-        table.add_row(*cells, f"{flops / 1e9:.4g}", format_bytes(moved))
+        bound = "" if found[operator][1] else "~"
+        cells = [operator.name, operator.kind.value, str(operator.count), bound + format_seconds(seconds)]
+        table.add_row(*cells, f"{seconds / total:.1%}", f"{flops / 1e9:.4g}", format_bytes(moved))
     console = Console()
     console.print(table)
+    console.print(
+        f"{len(keys)} of {len(graph.operators)} operators make up {sum(s for _, s in keys) / total:.0%} of the time"
+        if total
+        else "nothing was timed within --limit; run the command again to go on"
+    )
     unknown = [operator.name for operator in graph.operators if operator.kind is OperatorKind.UNKNOWN]
     if unknown:
         console.print(f"unknown operators, counted by their bytes: {', '.join(unknown)}")
+    bounds = sum(seconds for seconds, timed in found.values() if not timed)
+    if bounds:
+        console.print(f"~ bounds by the device's rates, not timed: {bounds / total:.1%} of the time")
     console.print(
         f"{graph.parameters / 1e6:,.1f} M parameters ({graph.active_parameters / 1e6:,.1f} M active), "
         f"weights {format_bytes(graph.weight_bytes(shard))} per device, whole pass {format_seconds(total)}"

@@ -27,6 +27,7 @@ _UNMEASURED: Final = 1.5
 _FLOOR_S: Final = 1.5e-6
 _FLOAT: Final = 4.0
 _MATMUL, _ATTENTION, _NORMALIZATION, _ACTIVATION = "matmul", "attention", "normalization", "activation"
+_ARITHMETIC: Final = "arithmetic"
 _KEYS: Final = ("kind", "width", "inner", "length", "causal")
 _Key = tuple[str, int, int, int, bool]
 _Curve = tuple[Array, Array]
@@ -206,6 +207,8 @@ def _key(operator: Operator, tokens: int) -> _Key | None:
     if isinstance(operator, Attention):
         return (_ATTENTION, operator.heads * operator.head_dim, operator.head_dim, tokens, operator.causal)
     if isinstance(operator, Pointwise):
+        if operator.arithmetic:
+            return (_ARITHMETIC, operator.moved_width, 0, 0, False)
         return (_NORMALIZATION if operator.normalizes else _ACTIVATION, operator.width, 0, 0, False)
     return None
 
