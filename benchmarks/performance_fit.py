@@ -24,7 +24,7 @@ from scipy.optimize import least_squares
 from profilers.huggingface.reader import HuggingFaceReader
 from search_spaces.device_catalogue import catalogue
 from tuner.model_graph import ModelGraph
-from tuner.performance.corrections import Corrections, Engine, Learned, Spread, shipped
+from tuner.performance.corrections import Corrections, Engine, Learned, Spread
 from tuner.performance.prediction import Predictor
 from tuner.performance.serving_row import Declined, ServingRow, read_row
 from tuner.performance.steady_state import ClosedLoads, latencies
@@ -34,22 +34,40 @@ from tuner.step import NumberFormat
 TABLES = Path(__file__).resolve().parents[1] / "profilers" / "tables"
 Array = NDArray[np.float64]
 
-# start values and how far a factor may reasonably lie from them (one standard deviation of its prior)
-TPOT_PRIOR: list[tuple[str, float, float]] = [
-    ("matmul", 0.0, 0.10), ("attention", 0.0, 0.10), ("experts", 0.0, 0.15), ("collective", 0.0, 0.2),
-    ("layer_us", 8.0, 3.0), ("prefill", -0.05, 0.07),
-    ("host_ms_vllm", 1.5, 0.7), ("host_ms_sglang", 1.5, 0.7), ("host_ms_trtllm", 1.5, 0.7),
-    ("host_us_vllm", 30.0, 20.0), ("host_us_sglang", 30.0, 20.0), ("host_us_trtllm", 50.0, 20.0),
-    ("serial_host", 1.5, 0.5),
-    ("level_vllm", 0.0, 0.07), ("level_sglang", 0.0, 0.07), ("level_trtllm", 0.0, 0.07),
-    ("sync_sglang", 0.5, 0.2), ("sync", 0.05, 0.05), ("sync_ranged", 0.05, 0.05),
-]  # fmt: skip
-TTFT_PRIOR: list[tuple[str, float, float]] = [
-    ("first_ms_vllm", 15.0, 20.0), ("first_ms_sglang", 60.0, 60.0), ("first_ms_trtllm", 40.0, 30.0),
-    ("chain_vllm", 0.2, 0.3), ("chain_sglang", 0.2, 0.3), ("chain_trtllm", 0.2, 0.3),
-    ("queue_vllm", 0.05, 0.03), ("queue_sglang", 0.10, 0.05), ("queue_trtllm", 0.05, 0.03),
-    ("fixed_lengths", 0.8, 0.3), ("request_ms", 0.5, 0.4),
-]  # fmt: skip
+# start values and how far a factor may reasonably lie from them (one standard deviation of its prior); times in us.
+# Factors of the second table differ by engine, in the order of `Engine`: vLLM, SGLang, TensorRT-LLM.
+SHARED: dict[str, tuple[float, float]] = {
+    "matmul": (1.0, 0.10), "attention": (1.0, 0.10), "experts": (1.0, 0.15), "collective": (1.0, 0.2),
+    "layer_s": (8.0, 4.0), "serial_host": (1.5, 0.5), "fixed_lengths": (1.8, 0.1), "replicated": (2.0, 0.5),
+}  # fmt: skip
+BY_ENGINE: dict[str, tuple[tuple[float, float], ...]] = {
+    "level": ((1.0, 0.07), (1.0, 0.07), (1.0, 0.07)),
+    "prefill": ((1.0, 0.07), (1.0, 0.07), (1.0, 0.07)),
+    "host_s": ((1500.0, 700.0), (1500.0, 700.0), (1500.0, 700.0)),
+    "host_per_sequence_s": ((30.0, 20.0), (30.0, 20.0), (50.0, 30.0)),
+    "host_per_request_s": ((1000.0, 2000.0), (1000.0, 2000.0), (5000.0, 4000.0)),
+    "launch_s": ((30.0, 15.0), (80.0, 40.0), (60.0, 30.0)),
+    # prompts come before decoding in SGLang: requests of one length that start in step stay in step
+    "synchronized": ((0.05, 0.05), (1.0, 0.02), (0.05, 0.05)),
+    "synchronized_ranged": ((0.03, 0.03), (0.2, 0.1), (0.03, 0.03)),
+    "first_token_s": ((10e3, 5e3), (50e3, 30e3), (20e3, 10e3)),
+    "request_s": ((500.0, 250.0), (1000.0, 500.0), (500.0, 250.0)),
+    "prompt_chain": ((1.1, 0.15), (1.1, 0.15), (1.1, 0.15)),
+    "first_token_steps": ((2.0, 0.7), (2.0, 0.7), (2.0, 0.7)),
+    "opening": ((1.1, 0.15), (1.1, 0.15), (1.1, 0.15)),
+}
+SHARES = ("synchronized", "synchronized_ranged")
+RATIOS = (
+    "matmul",
+    "attention",
+    "experts",
+    "collective",
+    "fixed_lengths",
+    "replicated",
+    "level",
+    "prefill",
+    "prompt_chain",
+)
 
 
 def main() -> None:
@@ -64,23 +82,17 @@ def main() -> None:
     print(f"rows {len(raw)}, answered {len(data.places)} ({len(data.places) / len(raw):.1%})")
     for reason in sorted({reason for reason in data.refused if reason}):
         print(f"  declined: {reason}")
-    everything = np.ones(len(data.places), dtype=bool)
-    tpot, ttft = np.zeros(len(data.places)), np.zeros(len(data.places))
-    for family in sorted(set(data.family)):
-        left_out = np.array([name == family for name in data.family])
-        factors = learn(data, ~left_out)
-        times = latencies(data.loads, factors)
-        tpot[left_out], ttft[left_out] = times.tpot_s[left_out], times.ttft_s[left_out]
-    print("\nleft out by architecture")
-    report(data, tpot, ttft)
-    coverage(data, tpot, ttft)
-    ranking(data, tpot)
-    factors = learn(data, everything)
-    times = latencies(data.loads, factors)
+    for title, groups in (("model", data.model), ("architecture", data.family)):
+        tpot, ttft = left_out(data, groups)
+        print(f"\nleft out by {title}")
+        report(data, tpot, ttft, by_group=title == "architecture")
+        coverage(data, tpot, ttft)
+        ranking(data, tpot)
+    everything = learn(data, np.ones(len(data.places), dtype=bool))
+    times = latencies(data.loads, everything)
     print("\nnothing left out (for comparison only)")
-    report(data, times.tpot_s, times.ttft_s)
-    print(factors.to_json())
-    np.savez("/tmp/left_out.npz", tpot=tpot, ttft=ttft, places=data.places)
+    report(data, times.tpot_s, times.ttft_s, by_group=False)
+    print(everything.to_json())
     if arguments.save:
         spreads = {
             name: {
@@ -90,7 +102,17 @@ def main() -> None:
             for name, measured, predicted in (("tpot", data.tpot, tpot), ("ttft", data.ttft, ttft))
         }
         origin = f"{len(data.places)} aggregated runs of {len(set(data.family))} architectures, silicon_e2e 2026-08-21"
-        save(arguments.save, Learned(corrections=factors, spreads=spreads, origin=origin))
+        save(arguments.save, Learned(corrections=everything, spreads=spreads, origin=origin))
+
+
+def left_out(data: Data, groups: Sequence[str]) -> tuple[Array, Array]:
+    """TPOT and TTFT of every row by factors learned from the other groups' rows."""
+    tpot, ttft = np.zeros(len(data.places)), np.zeros(len(data.places))
+    for group in sorted(set(groups)):
+        mine = np.array([name == group for name in groups])
+        times = latencies(data.loads, learn(data, ~mine))
+        tpot[mine], ttft[mine] = times.tpot_s[mine], times.ttft_s[mine]
+    return tpot, ttft
 
 
 class Data:
@@ -113,7 +135,8 @@ class Data:
                 rows.append(read_row(values))
             except Declined as reason:
                 rows.append(reason)
-        predictor = Predictor(model, tables_for(catalogue(), TABLES), shipped())
+        start = Learned(corrections=made(priors()[0]), spreads={}, origin="priors")
+        predictor = Predictor(model, tables_for(catalogue(), TABLES), start)
         loads, self.places, self.refused = predictor.loads(rows)
         assert loads is not None
         self.loads: ClosedLoads = loads
@@ -124,6 +147,10 @@ class Data:
         graphs = {name: model(name, None) for name in {row["model_path"] for row in self.raw}}
         shape = {name: (graph.layers, graph.hidden, graph.parameters) for name, graph in graphs.items()}
         self.family = [str(shape[row["model_path"]]) for row in self.raw]
+        # a requantised checkpoint is the same model
+        base = {"nvidia/DeepSeek-R1-NVFP4": "deepseek-ai/DeepSeek-R1", "nvidia/Qwen3-32B-NVFP4": "Qwen/Qwen3-32B",
+                "nvidia/DeepSeek-V3.1-NVFP4": "deepseek-ai/DeepSeek-V3"}  # fmt: skip
+        self.model = [base.get(row["model_path"], row["model_path"]) for row in self.raw]
         self.experts = np.array([graphs[row["model_path"]].has_experts for row in self.raw])
         kinds = [f"{f}{r['system']}{r['backend']}{r['precision']}" for f, r in zip(self.family, self.raw, strict=True)]
         sizes = {kind: kinds.count(kind) for kind in set(kinds)}
@@ -132,37 +159,35 @@ class Data:
 
 
 def learn(data: Data, mask: NDArray[np.bool_]) -> Corrections:
-    """Factors from the rows of `mask`: robust maximum a posteriori, TPOT first, then TTFT."""
-    start, width = prior(TPOT_PRIOR)
-    ttft_start, ttft_width = prior(TTFT_PRIOR)
+    """Factors from the rows of `mask`: robust maximum a posteriori.
 
-    def tpot_residuals(values: Array) -> Array:
-        times = latencies(data.loads, made(values, ttft_start))
-        error = np.log(times.tpot_s[mask] / data.tpot[mask]) / 0.12
-        return np.concatenate([robust(data.weight[mask] * error), (values - start) / width])
+    TPOT counts by the logarithm of its ratio. TTFT counts by its relative error, so that rows with an unrecorded wait
+    (a JIT in the first burst, a full cache), which no factor explains, do not raise the others.
+    """
+    start, width, low, high = priors()
 
-    bounds = bounded(TPOT_PRIOR)
-    found = least_squares(tpot_residuals, start, x_scale=width, max_nfev=60, bounds=bounds).x
+    def residuals(values: Array) -> Array:
+        times = latencies(data.loads, made(values))
+        tpot = np.log(times.tpot_s[mask] / data.tpot[mask]) / 0.10
+        ttft = times.ttft_s[mask] / data.ttft[mask] - 1.0
+        weight = data.weight[mask]
+        return np.concatenate([robust(weight * tpot), robust(weight * ttft), (values - start) / width])
 
-    def ttft_residuals(values: Array) -> Array:
-        times = latencies(data.loads, made(found, values))
-        error = np.log(times.ttft_s[mask] / data.ttft[mask]) / 0.25
-        return np.concatenate([robust(data.weight[mask] * error), (values - ttft_start) / ttft_width])
-
-    later = least_squares(ttft_residuals, ttft_start, x_scale=ttft_width, max_nfev=60, bounds=bounded(TTFT_PRIOR)).x
-    return made(found, later)
+    found = least_squares(residuals, start, x_scale=width, max_nfev=30, bounds=(low, high)).x
+    return made(np.asarray(found, dtype=np.float64))
 
 
-def prior(table: list[tuple[str, float, float]]) -> tuple[Array, Array]:
-    return np.array([row[1] for row in table]), np.array([row[2] for row in table])
-
-
-def bounded(table: list[tuple[str, float, float]]) -> tuple[Array, Array]:
-    """Times and shares are not negative; the others are logarithms of factors."""
-    logarithms = ("matmul", "attention", "experts", "collective", "prefill", "level", "chain", "fixed_lengths")
-    low = [-np.inf if name.startswith(logarithms) else 0.0 for name, _, _ in table]
-    high = [1.0 if name.startswith("sync") else np.inf for name, _, _ in table]
-    return np.array(low), np.array(high)
+def priors() -> tuple[Array, Array, Array, Array]:
+    """Start, width, lowest and highest of every learned value; ratios are learned as logarithms."""
+    found = []
+    for name, values in {**{name: (value,) for name, value in SHARED.items()}, **BY_ENGINE}.items():
+        for centre, width in values:
+            if name in RATIOS:
+                found.append((np.log(centre), width, -np.inf, np.inf))
+            else:
+                found.append((centre, width, 0.0, 1.0 + 1e-6 if name in SHARES else np.inf))
+    start, width, low, high = np.array(found).T
+    return np.clip(start, low + 1e-9, high - 1e-9), width, low, high
 
 
 def robust(residuals: Array) -> Array:
@@ -171,30 +196,19 @@ def robust(residuals: Array) -> Array:
     return np.sign(residuals) * np.where(size < 1, size, np.sqrt(np.maximum(2 * size - 1, 0)))
 
 
-def made(values: Array, later: Array) -> Corrections:
-    """Factors from the vectors that are learned."""
-    v = {name: float(x) for (name, _, _), x in zip(TPOT_PRIOR, values, strict=True)}
-    w = {name: float(x) for (name, _, _), x in zip(TTFT_PRIOR, later, strict=True)}
-    order = [engine.value for engine in Engine]
-    return Corrections(
-        matmul=float(np.exp(v["matmul"])),
-        attention=float(np.exp(v["attention"])),
-        experts=float(np.exp(v["experts"])),
-        collective=float(np.exp(v["collective"])),
-        layer_s=v["layer_us"] * 1e-6,
-        prefill=float(np.exp(v["prefill"])),
-        host_s=tuple(v[f"host_ms_{name}"] * 1e-3 for name in order),
-        host_per_sequence_s=tuple(v[f"host_us_{name}"] * 1e-6 for name in order),
-        serial_host=v["serial_host"],
-        level=tuple(float(np.exp(v[f"level_{name}"])) for name in order),
-        synchronized=tuple(v["sync_sglang"] if name == "sglang" else v["sync"] for name in order),
-        synchronized_ranged=tuple(v["sync_ranged"] for _ in order),
-        first_token_s=tuple(w[f"first_ms_{name}"] * 1e-3 for name in order),
-        prompt_chain=tuple(float(np.exp(w[f"chain_{name}"])) for name in order),
-        prompt_queue=tuple(w[f"queue_{name}"] for name in order),
-        fixed_lengths=float(np.exp(w["fixed_lengths"])),
-        request_s=w["request_ms"] * 1e-3,
-    )
+def made(values: Array) -> Corrections:
+    """Factors from the vector that is learned."""
+    rest = [float(value) for value in values]
+
+    def natural(name: str) -> float:
+        value = rest.pop(0)
+        if name in RATIOS:
+            return float(np.exp(value))
+        return value * 1e-6 if name.endswith("_s") else value
+
+    shared = {name: natural(name) for name in SHARED}
+    by_engine = {name: tuple(natural(name) for _ in Engine) for name in BY_ENGINE}
+    return Corrections(**shared, **by_engine)  # type: ignore[arg-type]
 
 
 def spread(errors: Array) -> Spread:
@@ -202,13 +216,15 @@ def spread(errors: Array) -> Spread:
     return Spread(low=float(np.quantile(errors, 0.03)), high=float(np.quantile(errors, 0.97)))
 
 
-def report(data: Data, tpot: Array, ttft: Array) -> None:
+def report(data: Data, tpot: Array, ttft: Array, by_group: bool) -> None:
     off = {"TPOT": np.abs(tpot / data.tpot - 1), "TTFT": np.abs(ttft / data.ttft - 1)}
     for name, error in off.items():
         for kind, mask in (("dense", ~data.experts), ("experts", data.experts)):
             part = error[mask]
             middle, high = np.quantile(part, [0.5, 0.9])
             print(f"{name} {kind:8} mean {part.mean():7.1%} median {middle:6.1%} p90 {high:6.1%}")
+    if not by_group:
+        return
     groups = sorted({(r["model_path"], r["system"], r["backend"], r["precision"]) for r in data.raw})
     for group in groups:
         mask = np.array([(r["model_path"], r["system"], r["backend"], r["precision"]) == group for r in data.raw])
@@ -237,24 +253,58 @@ def coverage(data: Data, tpot: Array, ttft: Array) -> None:
 
 
 def ranking(data: Data, tpot: Array) -> None:
-    """Best configuration of a (model, device, lengths) group by prediction alone: throughput per GPU under a limit."""
-    keys = [(r["model_path"], r["system"], r["isl"], r["osl"]) for r in data.raw]
-    gpus = np.array([row.decode.shard.gpus for row in data.rows if isinstance(row, ServingRow)])
-    batch = np.array([row.decode.batch * row.decode.shard.attention_replicas for row in data.rows])
+    """Best configuration of a (model, device, lengths) group by prediction alone: throughput per GPU under a limit.
+
+    Picked among the configurations whose prediction stays a margin below the limit; where none does, the one with
+    the lowest prediction. A pick over the limit has no throughput: 100 % regret. The margin for an architecture is the
+    one with the least mean regret on the others.
+    """
+    groups = rank_groups(data)
+    margins = (1.0, 1.05, 1.1, 1.15, 1.2, 1.3)
     for limit in (0.050, 0.030, 0.020):
-        regrets = []
-        for key in sorted(set(keys)):
-            places = np.array([place for place, other in enumerate(keys) if other == key])
-            truth = np.where(data.tpot[places] <= limit, batch[places] / data.tpot[places] / gpus[places], 0.0)
+        tried = {margin: regrets(data, tpot, groups, limit, margin) for margin in margins}
+        found = []
+        for place, (family, _) in enumerate(tried[1.0]):
+            elsewhere = {
+                margin: float(np.mean([regret for other, regret in results if other != family]))
+                for margin, results in tried.items()
+            }
+            found.append(tried[min(margins, key=lambda margin: elsewhere[margin])][place][1])
+        for name, picked in (("margin learned", found), ("no margin", [regret for _, regret in tried[1.0]])):
+            regret = np.array(picked)
+            middle, high, over = np.median(regret), np.quantile(regret, 0.9), (regret >= 1).mean()
+            print(
+                f"TPOT <= {limit * 1e3:.0f} ms, {name}: {len(regret)} groups, median regret {middle:.1%}, "
+                f"p90 {high:.1%}, mean {regret.mean():.1%}, over the limit {over:.1%}"
+            )
+
+
+def rank_groups(data: Data) -> dict[str, list[NDArray[np.int64]]]:
+    """Places of each group's rows, by architecture."""
+    keys = [(r["model_path"], r["system"], r["isl"], r["osl"]) for r in data.raw]
+    found: dict[str, list[NDArray[np.int64]]] = {}
+    for key in sorted(set(keys)):
+        places = np.array([place for place, other in enumerate(keys) if other == key])
+        found.setdefault(data.family[places[0]], []).append(places)
+    return found
+
+
+def regrets(
+    data: Data, tpot: Array, groups: dict[str, list[NDArray[np.int64]]], limit: float, margin: float
+) -> list[tuple[str, float]]:
+    """Architecture and regret of every group in which some measured configuration holds the limit."""
+    rows = [row for row in data.rows if isinstance(row, ServingRow)]
+    speed = np.array([row.decode.batch * row.decode.shard.attention_replicas / row.decode.shard.gpus for row in rows])
+    found = []
+    for family, members in groups.items():
+        for places in members:
+            truth = np.where(data.tpot[places] <= limit, speed[places] / data.tpot[places], 0.0)
             if len(places) < 2 or truth.max() <= 0:
                 continue
-            guess = np.where(tpot[places] <= limit, batch[places] / tpot[places] / gpus[places], 0.0)
-            regrets.append(1.0 - truth[int(guess.argmax())] / truth.max())
-        found = np.array(regrets)
-        print(
-            f"TPOT <= {limit * 1e3:.0f} ms: {len(found)} groups, median regret {np.median(found):.1%}, "
-            f"p90 {np.quantile(found, 0.9):.1%}"
-        )
+            safe = tpot[places] * margin <= limit
+            guess = np.where(safe, speed[places] / tpot[places], 0.0) if safe.any() else 1.0 / tpot[places]
+            found.append((family, 1.0 - truth[int(guess.argmax())] / truth.max()))
+    return found
 
 
 def save(path: Path, learned: Learned) -> None:

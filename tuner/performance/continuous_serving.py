@@ -204,10 +204,10 @@ class ContinuousServing:
         step = StepTime(graph, table, shard, first.cache)
         piece = np.minimum(left, inputs)
         pieces = np.ceil(inputs / piece)
-        factors = self._learned.corrections
+        factor = float(self._learned.corrections.of("prefill", [Engine.VLLM])[0])
         whole = max(CHUNK_TOKENS / inputs, 1.0)
-        full = float(prompt_s(step.parts(StepLoads.prefill(np.array([whole]), np.array([inputs]))), factors)[0]) / whole
-        cut = pieces * prompt_s(step.parts(StepLoads.prefill(np.ones_like(piece), piece)), factors)
+        full = factor * float(prompt_s(step.parts(StepLoads.prefill(np.array([whole]), np.array([inputs]))))[0]) / whole
+        cut = factor * pieces * prompt_s(step.parts(StepLoads.prefill(np.ones_like(piece), piece)))
         extra = np.where(left >= CHUNK_TOKENS, 0.0, np.maximum(cut - full, 0.0))
         # beside one another, several prompts fill a step that one alone would not
         beside = np.minimum(left / inputs, np.maximum(places, 1.0))
@@ -250,6 +250,7 @@ class ContinuousServing:
                 decode=Placement(shard=_shard(first.tensor, first.pipeline), replicas=1.0, batch=float(batch)),
                 prefill=None,
                 fixed_lengths=fixed,
+                opening_burst=False,
             )
             for batch in running
         ]

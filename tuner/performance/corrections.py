@@ -48,19 +48,22 @@ class Corrections:
     Attributes:
         matmul, attention, experts, collective: times of the engine's kernels over those of the tables.
         layer_s: time per layer between kernels, s.
-        prefill: time of prompts inside an engine over the sum of their operators.
+        serial_host: where the engine's loop does not run beside the GPU (vLLM before 0.14), how much of it adds up.
+        fixed_lengths: factor on `prompt_chain` where all requests have one length and so end together.
+        replicated: factor on `prompt_chain` where attention is replicated and a pass waits for every replica.
+        level: times of decode steps.
+        prefill: GPU time of prompts inside an engine over the sum of their operators.
         host_s: time of the engine's own loop per step, s; it runs beside the GPU and shows where it is longer.
         host_per_sequence_s: the same per running sequence, s.
-        serial_host: where the loop does not run beside the GPU (vLLM before 0.14), how much of it adds up.
-        level: times of steps.
-        synchronized: share of prompts that wait for one another instead of slowing decoding, requests of
-            one length.
+        host_per_request_s: the same once per request, s.
+        launch_s: time to launch one kernel of a pass over prompts, s.
+        synchronized: share of the sequences that run in step, requests of one length.
         synchronized_ranged: the same where lengths vary.
         first_token_s: time outside the engine's steps before a first token, s.
-        prompt_chain: own prompt's passes before a first token, in prompts.
-        prompt_queue: prompts of others met per running sequence.
-        fixed_lengths: factor on `prompt_chain` where all requests have one length and so end together.
-        request_s: host time per running sequence before a first token, s.
+        request_s: the same per running sequence, s.
+        prompt_chain: own prompt's passes before a first token.
+        first_token_steps: mean steps before a first token.
+        opening: time of the prompts of an opening burst over the sum of their shares of full chunks.
     """
 
     matmul: float
@@ -68,23 +71,31 @@ class Corrections:
     experts: float
     collective: float
     layer_s: float
-    prefill: float
+    serial_host: float
+    fixed_lengths: float
+    replicated: float
+    level: tuple[float, ...]
+    prefill: tuple[float, ...]
     host_s: tuple[float, ...]
     host_per_sequence_s: tuple[float, ...]
-    serial_host: float
-    level: tuple[float, ...]
+    host_per_request_s: tuple[float, ...]
+    launch_s: tuple[float, ...]
     synchronized: tuple[float, ...]
     synchronized_ranged: tuple[float, ...]
     first_token_s: tuple[float, ...]
+    request_s: tuple[float, ...]
     prompt_chain: tuple[float, ...]
-    prompt_queue: tuple[float, ...]
-    fixed_lengths: float
-    request_s: float
+    first_token_steps: tuple[float, ...]
+    opening: tuple[float, ...]
+
+    def by_engine(self) -> dict[str, tuple[float, ...]]:
+        """The factors that differ by engine."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, tuple)}
 
     def of(self, name: str, engines: Sequence[Engine]) -> Array:
         """The factor `name` of each of `engines`."""
-        values = getattr(self, name)
-        order = list(Engine)
+        values, order = self.by_engine()[name], list(Engine)
         return np.array([values[order.index(engine)] for engine in engines], dtype=np.float64)
 
     def to_json(self) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from tuner.model_graph import ModelGraph
+from tuner.performance.corrections import Engine
 from tuner.step import NumberFormat, Shard
 from tuner.units import format_bytes
 
@@ -19,6 +20,19 @@ WORKSPACE_BYTES: Final = 1.5e9
 
 UTILIZATION: Final = 0.9
 """Share of the memory that engines let themselves use by default."""
+
+_RESERVED: Final = {Engine.VLLM: 3e9, Engine.SGLANG: 14.6e9, Engine.TRTLLM: 5e9}
+"""Bytes beside weights and cache that engines likely take.
+
+SGLang keeps 1.5 MB per token of a chunk of 8192 and 2 GB for graphs (its `mem_fraction_static`); vLLM and TensorRT-LLM
+profile their largest step.
+"""
+
+_MOST_RESERVED: Final = 0.17
+"""Share of a small GPU that is reserved at most; engines cut their chunks on such."""
+
+_DOUBT: Final = 1.05
+"""A queue for the cache multiplies TTFT, so none is predicted where the load exceeds the likely room by less."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,3 +106,22 @@ def memory_need(
         cache_bytes_per_sequence=graph.cache_bytes(sequence_tokens, shard, cache),
         available_bytes=memory_bytes * utilization,
     )
+
+
+def running_sequences(
+    graph: ModelGraph, shard: Shard, memory_bytes: float, sequence_tokens: float, cache: NumberFormat, engine: Engine
+) -> float:
+    """Sequences that an engine's cache holds at once by its defaults, at least one; the others wait.
+
+    `memory_need` bounds what can start at all; this is the likely number, with what engines reserve in practice. A
+    sequence is counted at its full length: TensorRT-LLM reserves it, and vLLM preempts the last to come when all grow.
+    """
+    each = graph.cache_bytes(sequence_tokens, shard, cache)
+    weights, reserved = graph.weight_bytes(shard), min(_RESERVED[engine], _MOST_RESERVED * memory_bytes)
+    if engine is Engine.VLLM:
+        left = memory_bytes * UTILIZATION - weights - reserved
+    elif engine is Engine.TRTLLM:
+        left = (memory_bytes - weights - reserved) * UTILIZATION
+    else:
+        left = memory_bytes - weights - reserved
+    return max(_DOUBT * left / each, 1.0) if each > 0 else float("inf")

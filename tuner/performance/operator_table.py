@@ -181,6 +181,11 @@ class OperatorTable:
         grid = self._once(("moe", dtype, routing, *wanted), make)
         return roofline.experts_s(self.hardware, stored, *wanted, tokens) * np.exp(grid(tokens))
 
+    def all_to_all_s(self, devices: int, message_bytes: ArrayLike) -> Array:
+        """Of `message_bytes` that each of `devices` GPUs sends to the others, as experts take and return tokens."""
+        bound = roofline.all_to_all_s(self.hardware, devices, message_bytes)
+        return bound * _DEFAULT_RATIO
+
     def all_reduce_s(self, devices: int, message_bytes: ArrayLike) -> Array:
         """Of one sum over `devices` GPUs."""
         message = np.asarray(message_bytes, dtype=np.float64)

@@ -13,10 +13,10 @@ from tuner.hardware import Hardware
 from tuner.model_graph import ModelGraph
 from tuner.operators import Experts
 from tuner.performance.corrections import Corrections, Learned
-from tuner.performance.memory import memory_need
+from tuner.performance.memory import running_sequences
 from tuner.performance.operator_table import OperatorTable
 from tuner.performance.serving_row import Declined, ServingRow, effective_shard, resolved_formats
-from tuner.performance.steady_state import CHUNK_TOKENS, ClosedLoads, Latencies, latencies
+from tuner.performance.steady_state import CHUNK_TOKENS, OPENING_SHARE, ClosedLoads, Latencies, latencies
 from tuner.performance.step_time import StepLoads, StepParts, StepTime
 from tuner.step import NumberFormat, Shard
 
@@ -112,6 +112,8 @@ class Predictor:
         hardware = table.hardware
         shard, wide = effective_shard(graph, row.decode.shard, hardware.node_devices)
         prompt_shard = shard
+        if wide:  # prompts have groups of one node each to themselves
+            prompt_shard = Shard(attention_replicas=hardware.node_devices, expert_parallel=hardware.node_devices)
         if row.prefill is not None:
             prompt_shard, _ = effective_shard(graph, row.prefill.shard, hardware.node_devices)
         cache = self._cache(row, hardware)
@@ -121,9 +123,8 @@ class Predictor:
         tokens = row.input_tokens + row.output_tokens
         if graph.max_context is not None and tokens > graph.max_context:
             raise Declined(f"{tokens:g} tokens exceed the model's {graph.max_context}")
-        need = memory_need(graph, shard, hardware.memory_bytes, row.input_tokens + row.output_tokens / 2.0, cache=cache)
         # a run that the rule calls impossible is still predicted with one sequence at a time: rows are of runs that ran
-        room = max(need.sequences, 1.0)
+        room = running_sequences(graph, shard, hardware.memory_bytes, tokens, cache, row.engine)
         return _Plan(index, row, graph, shard, prompt_shard, cache, min(batch, room), max(batch - room, 0.0), wide)
 
     def _graph(self, row: ServingRow) -> ModelGraph:
@@ -182,6 +183,8 @@ class Predictor:
             serial_host=np.array([row.serial_host for row in rows]),
             fixed_lengths=np.array([row.fixed_lengths for row in rows]),
             separate_prefill=np.array([plan.wide or plan.row.prefill is not None for plan in plans]),
+            opening_share=np.array([OPENING_SHARE * row.opening_burst for row in rows]),
+            replicated=np.array([plan.shard.attention_replicas > 1 and not plan.wide for plan in plans]),
         )
 
     def _step(self, plan: _Plan, shard: Shard) -> StepTime:

@@ -85,3 +85,11 @@ def all_reduce_s(hardware: Hardware, devices: int, message_bytes: ArrayLike) -> 
     link = hardware.link_bytes_per_s if devices <= hardware.node_devices else hardware.network_bytes_per_s
     start = 4e-6 + 1e-6 * math.log2(max(devices, 2))
     return np.asarray(2.0 * (devices - 1) / devices * message / link + start)
+
+
+def all_to_all_s(hardware: Hardware, devices: int, message_bytes: ArrayLike) -> Array:
+    """Of every GPU sending `message_bytes` in equal parts to all."""
+    message = np.asarray(message_bytes, dtype=np.float64)
+    link = hardware.link_bytes_per_s if devices <= hardware.node_devices else hardware.network_bytes_per_s
+    start = 8e-6 + 1e-6 * math.log2(max(devices, 2))
+    return np.asarray((devices - 1) / devices * message / link + start)

@@ -65,6 +65,7 @@ class ServingRow:
         decode: where tokens are decoded.
         prefill: where prompts are computed, `None` for the same place.
         fixed_lengths: all requests have one length.
+        opening_burst: means include the burst with which the clients of a short benchmark all start.
     """
 
     model: str
@@ -79,6 +80,7 @@ class ServingRow:
     decode: Placement
     prefill: Placement | None
     fixed_lengths: bool
+    opening_burst: bool = True
 
 
 def read_row(values: Mapping[str, str]) -> ServingRow:

@@ -1,14 +1,25 @@
 """Closed form of a closed loop of requests on one replica: from times of steps to TPOT and TTFT.
 
-Every request decodes `output` tokens; meanwhile each of the b sequences running beside it ends and is
-replaced once, so that b prompts are computed during its stay (Little's law). With d the time of a decode step
-of b sequences at mean context, p the time of one prompt inside a full chunk, s the share of prompts that wait
-for one another rather than slow decoding, and h the engine's own loop:
+Every request decodes `o` tokens; meanwhile each of the b sequences running beside it ends and is replaced once,
+so that b prompts are computed during its stay (Little's law).
 
-    TPOT = max(d, h) + (1 - s) b p / output                          (max smoothed: 4-norm)
-    TTFT = t0 + c p1 + q b p + TPOT + s (b + k) p / 2 + queueing      (k prompts fill one chunk)
+    d         a decode step of b sequences at mean context; h the engine's own loop beside it
+    p, p1     a prompt's share of a full chunk of k prompts; a prompt alone
+    l         launching the kernels of one pass over prompts, which no graph captures
+    n         prompts that a pass finds: 1 + (arrivals during a pass), at most k
+    w         a pass over n prompts: (work(n)^3 + l^3)^(1/3), work from p1 at n = 1 to k p at n = k
+    s         share of the sequences that run in step: they end, and send their next prompts, together
 
-Requests beyond what the cache holds wait for a place: queueing = (waiting) / (running / stay).
+    TPOT  = ((d + x)^4 + h^4)^(1/4),   x = (1 - s/2) b w / (n o)
+    later = t0 + r b + c w1 + a TPOT + s (b + k) p / 2
+    first = t0 + r b + g ((b + k) p / 2 + l) + TPOT
+    TTFT  = first / 10 + 9 later / 10 + waiting (o TPOT + later) / b
+
+In step, the prompts of a cohort follow one another: the i-th waits for i - 1 others before its first token and
+for the remaining ones after it, hence s/2 off TPOT. An engine that computes prompts before it decodes (SGLang)
+stops all decoding for a pass; the others compute both in one pass, which hides d behind l. Benchmarks send ten
+requests per client, and all clients start at once: a tenth of the requests meets the opening burst. Requests
+beyond what the cache holds wait for a place.
 """
 
 from __future__ import annotations
@@ -26,7 +37,12 @@ from tuner.performance.step_time import StepParts
 CHUNK_TOKENS = 8192.0
 """Tokens of prompts that engines compute in one step by default."""
 
+OPENING_SHARE = 0.1
+"""Requests that meet the opening burst: benchmarks send ten per client."""
+
 _POINTWISE = 1.3
+_ROUNDS = 4
+"""TPOT and the prompts of a pass depend on each other; they settle within 1 % in three rounds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +61,8 @@ class ClosedLoads:
         serial_host: whether its loop waits for the GPU.
         fixed_lengths: whether all requests have one length.
         separate_prefill: whether prompts are computed elsewhere and never slow decoding.
+        opening_share: requests that meet an opening burst.
+        replicated: whether attention is replicated, so that passes wait for the longest of several prompts.
     """
 
     decode: StepParts
@@ -59,6 +77,8 @@ class ClosedLoads:
     serial_host: NDArray[np.bool_]
     fixed_lengths: NDArray[np.bool_]
     separate_prefill: NDArray[np.bool_]
+    opening_share: Array
+    replicated: NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +89,24 @@ class Latencies:
     tpot_s: Array
 
 
+@dataclass(frozen=True, slots=True)
+class _Prompts:
+    """Passes over prompts: p1, p, k and l of the module's text, s."""
+
+    alone: Array
+    chunked: Array
+    filling: Array
+    launch: Array
+
+    def work(self, count: Array) -> Array:
+        """GPU time of `count` prompts in one pass."""
+        apart = np.clip(1.0 - (count - 1.0) / np.maximum(self.filling - 1.0, 1e-9), 0.0, 1.0)
+        return count * self.chunked + (self.alone - self.chunked) * apart
+
+
 def latencies(loads: ClosedLoads, factors: Corrections) -> Latencies:
     """TTFT and TPOT of every configuration."""
+    engine = _by_engine(factors, loads.engines)
     decode = (
         factors.matmul * loads.decode.matmul
         + factors.attention * loads.decode.attention
@@ -78,35 +114,51 @@ def latencies(loads: ClosedLoads, factors: Corrections) -> Latencies:
         + _POINTWISE * loads.decode.pointwise
         + factors.collective * loads.decode.collective
         + factors.layer_s * loads.layers
-    ) * factors.of("level", loads.engines)
-    host = factors.of("host_s", loads.engines) + factors.of("host_per_sequence_s", loads.engines) * loads.running
-    beside = (decode**4 + host**4) ** 0.25
-    step = np.where(loads.serial_host, decode + factors.serial_host * host, beside)
-    alone = prompt_s(loads.prompt, factors)
-    chunked = prompt_s(loads.chunked_prompt, factors)
-    synchronized = np.where(
-        loads.fixed_lengths,
-        factors.of("synchronized", loads.engines),
-        factors.of("synchronized_ranged", loads.engines),
+    ) * engine["level"]
+    running, output = loads.running, loads.output_tokens
+    host = engine["host_s"] + running * (engine["host_per_sequence_s"] + engine["host_per_request_s"] / output)
+    chunk = np.maximum(CHUNK_TOKENS / loads.input_tokens, 1.0)
+    prompts = _Prompts(
+        alone=engine["prefill"] * prompt_s(loads.prompt) + factors.layer_s * loads.layers,
+        chunked=engine["prefill"] * prompt_s(loads.chunked_prompt) + factors.layer_s * loads.layers / chunk,
+        filling=np.minimum(chunk, running),
+        launch=engine["launch_s"] * loads.prompt.kernels,
     )
-    interference = np.where(loads.separate_prefill, 0.0, (1.0 - synchronized) * loads.running * chunked)
-    tpot = step + interference / loads.output_tokens
-    chain = factors.of("prompt_chain", loads.engines) * np.where(loads.fixed_lengths, factors.fixed_lengths, 1.0)
-    steady = (
-        factors.of("first_token_s", loads.engines)
-        + chain * alone
-        + factors.of("prompt_queue", loads.engines) * loads.running * chunked
-        + tpot
-        + factors.request_s * loads.running
-    )
-    filling = np.minimum(CHUNK_TOKENS / loads.input_tokens, loads.running)
-    burst = np.where(loads.fixed_lengths, synchronized, 0.0) * (loads.running + filling) * chunked / 2.0
-    stay = loads.output_tokens * tpot + steady
-    return Latencies(ttft_s=steady + burst + loads.waiting * stay / loads.running, tpot_s=tpot)
+    in_step = np.where(loads.fixed_lengths, engine["synchronized"], engine["synchronized_ranged"])
+    slowed = np.where(loads.separate_prefill, 0.0, (1.0 - in_step / 2.0) * running / output)
+    prompts_first = np.array([each is Engine.SGLANG for each in loads.engines])
+    hidden = np.where(prompts_first, 0.0, decode)
+    tpot = (decode**4 + host**4) ** 0.25 + slowed * prompts.chunked
+    count = np.ones_like(tpot)
+    for _ in range(_ROUNDS):
+        work = prompts.work(count)
+        arrivals = running / (output * tpot) * _joined(work, prompts.launch)
+        count = np.clip(1.0 + arrivals, 1.0, prompts.filling)
+        between = slowed * _joined(work, np.maximum(prompts.launch - hidden, 0.0)) / count
+        beside = ((decode + between) ** 4 + host**4) ** 0.25
+        tpot = np.where(loads.serial_host, decode + between + factors.serial_host * host, beside)
+    outside = engine["first_token_s"] + engine["request_s"] * running
+    cohort = (running + prompts.filling) * prompts.chunked / 2.0
+    first = outside + engine["opening"] * (cohort + prompts.launch) + tpot
+    chain = engine["prompt_chain"] * np.where(loads.fixed_lengths, factors.fixed_lengths, 1.0)
+    own = chain * np.where(loads.replicated, factors.replicated, 1.0) * _joined(prompts.alone, prompts.launch)
+    later = outside + own + engine["first_token_steps"] * tpot + in_step * cohort
+    queueing = loads.waiting * (output * tpot + later) / running
+    return Latencies(ttft_s=loads.opening_share * first + (1.0 - loads.opening_share) * later + queueing, tpot_s=tpot)
 
 
-def prompt_s(parts: StepParts, factors: Corrections) -> Array:
-    """Time of prompts inside an engine, s."""
-    return factors.prefill * (
-        parts.matmul + parts.attention + parts.experts + _POINTWISE * parts.pointwise + parts.collective
-    )
+def _by_engine(factors: Corrections, engines: Sequence[Engine]) -> dict[str, Array]:
+    """Every factor that differs by engine, for each of `engines`."""
+    order = {engine: place for place, engine in enumerate(Engine)}
+    places = np.array([order[engine] for engine in engines], dtype=np.int64)
+    return {name: np.asarray(values)[places] for name, values in factors.by_engine().items()}
+
+
+def prompt_s(parts: StepParts) -> Array:
+    """GPU time of prompts by their operators, s."""
+    return parts.matmul + parts.attention + parts.experts + _POINTWISE * parts.pointwise + parts.collective
+
+
+def _joined(work: Array, launch: Array) -> Array:
+    """GPU work and its launches run beside each other: the longer of both, smoothed."""
+    return np.asarray((work**3 + launch**3) ** (1.0 / 3.0))

@@ -62,7 +62,8 @@ class StepTables:
             + factors.collective * dense.collective
             + layers
         )
-        computing = prompt_s(dense, factors) - factors.prefill * dense.attention
+        prompts = float(factors.of("prefill", [engine])[0])
+        computing = prompts * (prompt_s(dense) - dense.attention)
         share = np.clip(np.log2(tokens / 256.0) / 3.0, 0.0, 1.0)
         token_s = (1 - share) * decoding + share * np.maximum(computing, decoding * 0.5)
         batches, contexts = _grid(1024, 4), _grid(max_context, 16)
@@ -90,7 +91,7 @@ class StepTables:
             mixed_decode_s=level * factors.attention * decode,
             chunks=chunks,
             cached=cached,
-            prefill_s=factors.prefill * prefill,
+            prefill_s=prompts * prefill,
             host_s=host * scale,
             host_per_sequence_s=each * scale,
             overlapped=overlapped,
