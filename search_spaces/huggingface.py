@@ -156,12 +156,12 @@ def _local_model(name: str, path: Path) -> ModelFiles:
     return ModelFiles(folder=path, mount=path)
 
 
-def read_model(folder: Path, *, needs_weights: bool = True) -> LanguageModel:
+def read_model(folder: Path, *, needs_weights: bool = True, needs_tokenizer: bool = True) -> LanguageModel:
     """What the files in `folder` say of the model.
 
     Args:
         folder: holds `config.json`, a tokenizer, and weights.
-        needs_weights: whether a folder without weights is refused.
+        needs_weights, needs_tokenizer: whether a folder without them is refused.
 
     Raises:
         ModelError: a file is missing or damaged, or the model does not generate text.
@@ -169,7 +169,7 @@ def read_model(folder: Path, *, needs_weights: bool = True) -> LanguageModel:
     top = _read_json(folder / "config.json")
     architecture = _architecture(folder, top)
     config = {**top, **_text_config(top)}
-    if not any((folder / file).is_file() for file in _TOKENIZER_FILES):
+    if needs_tokenizer and not any((folder / file).is_file() for file in _TOKENIZER_FILES):
         raise ModelError(
             f"{folder} has no tokenizer (looked for {', '.join(_TOKENIZER_FILES)}). "
             "Save the model's tokenizer into the same folder."

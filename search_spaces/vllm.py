@@ -147,7 +147,8 @@ class VllmSpace:
 
     def _subject(self, task: ServingTask) -> _Subject:
         files = find_model(task.model)
-        model = read_model(files.folder, needs_weights=self._options.load_format != "dummy")
+        needs_weights = task.serves and self._options.load_format != "dummy"
+        model = read_model(files.folder, needs_weights=needs_weights, needs_tokenizer=task.serves)
         limits = ServingLimits.of(model, self._options.max_model_len, task.workload)
         name = self._options.served_model_name or task.model.name.rstrip("/").rpartition("/")[2] or "model"
         return _Subject(files=files, model=model, limits=limits, name=name)

@@ -37,11 +37,18 @@ class ModelSource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServingTask:
-    """What is to be served, on what, for whom."""
+    """What is to be served, on what, for whom.
+
+    Attributes:
+        model, devices, workload: as the study has them.
+        serves: whether servers will be started, so that all their files must be there; without, what describes the
+            model is enough.
+    """
 
     model: ModelSource
     devices: tuple[DeviceType, ...]
     workload: Workload
+    serves: bool = True
 
     def device(self, name: str) -> DeviceType:
         """The device type called `name`, which must be one of the task's."""

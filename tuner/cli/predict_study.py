@@ -25,7 +25,7 @@ _REASONS: Final = 8
 
 def show_study(path: Path, count: int, as_json: bool) -> int:
     """Prints what is predicted of the study in a file."""
-    found = predict(load_study(path), count)
+    found = predict(load_study(path, serves=False), count)
     if as_json:
         json.dump(predictions_json(found), sys.stdout, indent=2)
         sys.stdout.write("\n")

@@ -23,7 +23,7 @@ from tuner.trial import Measurement
 
 def show_simulation(path: Path, settings: Mapping[str, str], as_json: bool) -> int:
     """Prints what one configuration of the study in a file would show."""
-    study = load_study(path)
+    study = load_study(path, serves=False)
     config = configured(study, settings)
     measured = simulate(study, config)
     if as_json:

@@ -81,15 +81,19 @@ class Assembly:
         source: absolute path of the file, which need not exist; other paths are relative to its folder.
         environment: variables that the file may name.
         faults: those already found, and where more are added.
+        serves: as `ServingTask.serves`.
     """
 
-    def __init__(self, read: ReadSections, source: Path, environment: Mapping[str, str], faults: Faults) -> None:
+    def __init__(
+        self, read: ReadSections, source: Path, environment: Mapping[str, str], faults: Faults, serves: bool = True
+    ) -> None:
         self._read = read
         self._sections = read.sections
         self._folder = source.parent
         self._source = source
         self._environment = environment
         self._faults = faults
+        self._serves = serves
 
     def study(self) -> Study | None:
         """The study; `None` when there are faults."""
@@ -119,7 +123,8 @@ class Assembly:
         check_prices(devices, [*objectives, *slos], budget, faults)
         task = None
         if model is not None and traffic is not None and devices and not faults.hides(("devices",)):
-            task = ServingTask(model=model, devices=tuple(device for _, device in devices), workload=traffic)
+            offered = tuple(device for _, device in devices)
+            task = ServingTask(model=model, devices=offered, workload=traffic, serves=self._serves)
         overrides: tuple[Override, ...] = ()
         if engine is not None and choice is not None and task is not None:
             space = self._space(engine, choice.name, task)

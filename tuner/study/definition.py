@@ -195,7 +195,8 @@ def differences(stored_json: str, wanted: Study) -> list[str]:
 def _comparable(definition: dict[str, Any]) -> dict[str, Any]:
     """The parts of a study's JSON that its fingerprint is made of."""
     parts = {key: part for key, part in definition.items() if key not in ("storage", "exports", "name")}
-    return parts | {"search": parts["search"]["overrides"], "runner": parts["runner"]["name"]}
+    task = {key: part for key, part in parts["task"].items() if key != "serves"}
+    return parts | {"task": task, "search": parts["search"]["overrides"], "runner": parts["runner"]["name"]}
 
 
 def _leaves(value: object, key: str = "") -> Iterator[tuple[str, str]]:

@@ -14,12 +14,13 @@ from tuner.study.structure import read_sections
 from tuner.study.yaml_lines import MAX_BYTES, read
 
 
-def load_study(path: Path | str, *, environment: Mapping[str, str] | None = None) -> Study:
+def load_study(path: Path | str, *, environment: Mapping[str, str] | None = None, serves: bool = True) -> Study:
     """The study in a file.
 
     Args:
         path: the file; the paths in it are relative to its folder.
         environment: variables that the file may name; the process's own where absent.
+        serves: false where nothing will be started: a model's description (`config.json`) is then enough.
 
     Raises:
         StudyFileError: whatever is wrong, all of it; nothing has been started.
@@ -32,16 +33,18 @@ def load_study(path: Path | str, *, environment: Mapping[str, str] | None = None
         problem = f"The file cannot be read: {reason}."
         fault = Fault(where="", problem=problem, remedy="Name a study file; `tune init` writes one.")
         raise StudyFileError(str(path), [fault]) from error
-    return parse_study(data, path, environment=environment)
+    return parse_study(data, path, environment=environment, serves=serves)
 
 
-def parse_study(data: bytes, path: Path | str, *, environment: Mapping[str, str] | None = None) -> Study:
+def parse_study(
+    data: bytes, path: Path | str, *, environment: Mapping[str, str] | None = None, serves: bool = True
+) -> Study:
     """The study in a text.
 
     Args:
         data: the text, UTF-8.
         path: of the file it comes from, or might have come from.
-        environment: as in `load_study`.
+        environment, serves: as in `load_study`.
 
     Raises:
         StudyFileError: as in `load_study`.
@@ -52,7 +55,7 @@ def parse_study(data: bytes, path: Path | str, *, environment: Mapping[str, str]
     if document.value is None and document.faults:
         raise StudyFileError(str(path), faults.found)
     sections = read_sections(document.value, faults)
-    study = Assembly(sections, source, os.environ if environment is None else environment, faults).study()
+    study = Assembly(sections, source, os.environ if environment is None else environment, faults, serves).study()
     if study is None:
         raise StudyFileError(str(path), faults.found)
     return study

@@ -1,0 +1,58 @@
+"""`tune predict` and `tune simulate` of a study: a model's description is enough for them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tuner.cli.main import main
+
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "torch_dtype": "bfloat16", "vocab_size": 32000,
+    "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
+    "num_key_value_heads": 8, "max_position_embeddings": 8192, "hidden_act": "silu", "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": False,
+}  # fmt: skip
+STUDY = """
+model: ./model
+engine: {name: vllm, max_model_len: 4096}
+devices:
+  - {name: h100, gpus: 1, gpu: H100, price: 4 USD/h}
+  - {name: t4, gpus: 1, gpu: T4, price: 0.6 USD/h}
+workload: {arrival: {rate: 2 rps}, requests: {tokens: {input: 512, output: 64}}}
+slo: [p95(ttft) <= 1 s]
+objective: cost_per_million_tokens
+search:
+  space: {block_size: 16, scheduling_policy: fcfs, dtype: bfloat16, quantization: none, kv_cache_dtype: auto}
+  budget: {trials: 3}
+"""
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text(json.dumps(CONFIG))
+    path = tmp_path / "study.yaml"
+    path.write_text(STUDY)
+    return path
+
+
+def test_a_configuration_file_alone_is_predicted(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", str(study), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["origin"] == "predicted"
+    assert found["devices"]["h100"]["best"]
+    assert found["devices"]["t4"]["best"] == []
+    assert any(each["certain"] and "exceed" in each["reason"] for each in found["ruled_out"])
+
+
+def test_a_configuration_file_alone_is_simulated(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["simulate", str(study), "--set", "max_num_seqs=32", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["origin"] == "simulated"
+
+
+def test_what_will_be_started_needs_all_its_files(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(study)]) == 2
+    assert "has no tokenizer" in capsys.readouterr().err
