@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from tuner.objective import Objective
 from tuner.ports import ModelSource, ServingTask
 from tuner.slo import Slo
 from tuner.study.definition import AdapterChoice, Budget, SearchOptions, Study
+from tuner.study.store import open_storage
 from tuner.testing.fakes import installed
 from tuner.trial import TrialPlan
 from tuner.workload import ClosedLoop, TemplateShapes, Workload
@@ -20,8 +22,16 @@ from tuner.workload import ClosedLoop, TemplateShapes, Workload
 StudyMaker = Callable[..., Study]
 
 
+@pytest.fixture(scope="session")
+def empty_storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A storage without studies: copying it takes less than having Optuna make one."""
+    path = tmp_path_factory.mktemp("storage") / "empty.db"
+    open_storage(f"sqlite:///{path}").remove_session()
+    return path
+
+
 @pytest.fixture
-def make_study(tmp_path: Path) -> Iterator[StudyMaker]:
+def make_study(tmp_path: Path, empty_storage: Path) -> Iterator[StudyMaker]:
     """Makes studies on the fake engine and runner, stored in a file of the test's own."""
 
     def make(
@@ -40,6 +50,8 @@ def make_study(tmp_path: Path) -> Iterator[StudyMaker]:
         predictions: str = "none",
         memory_bytes: int | None = None,
     ) -> Study:
+        if storage is None and not (own := tmp_path / "study.db").exists():
+            shutil.copyfile(empty_storage, own)
         workload = Workload(arrival=ClosedLoop(clients=clients), requests=TemplateShapes(path="/infer"))
         bounds = tuple(Slo.parse(text) for text in slos)
         return Study(

@@ -215,7 +215,7 @@ def test_study_opens_in_optuna_as_it_is(make_study: StudyMaker) -> None:
 
 
 def test_result_is_read_without_running_and_an_unknown_study_is_named(make_study: StudyMaker, tmp_path: Path) -> None:
-    study = make_study(trials=3)
+    study = make_study(trials=3, storage=f"sqlite:///{tmp_path / 'new.db'}")
     with pytest.raises(UsageError, match="Run the study first"):
         tuner.load_result(study)
     tuner.tune(study)
