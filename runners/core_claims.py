@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import logging
+import time
 from collections.abc import Collection, Iterator
 from typing import IO
 
@@ -17,6 +18,8 @@ from runners.placement import Placement, cpuset, place
 from tuner.device import DeviceType
 
 _LOG = logging.getLogger(__name__)
+_TURN_S = 5.0
+_POLL_S = 0.01
 
 
 @contextlib.contextmanager
@@ -37,7 +40,7 @@ def claimed(device: DeviceType, available: Collection[int]) -> Iterator[Placemen
         locks: dict[int, IO[bytes]] = {}
         with _turn():
             for core in available:
-                if (lock := _lock(str(core), wait=False)) is not None:
+                if (lock := _lock(str(core))) is not None:
                     locks[core] = held.enter_context(lock)
             placement = place(device, available, taken=set(available) - locks.keys())
             for core in locks.keys() - set(placement.server or ()):
@@ -55,15 +58,19 @@ def claimed(device: DeviceType, available: Collection[int]) -> Iterator[Placemen
 
 @contextlib.contextmanager
 def _turn() -> Iterator[None]:
-    """One trial chooses at a time: cores that another is only looking at would seem taken."""
-    lock = _lock("turn", wait=True)
-    assert lock is not None
-    with lock:
+    """One trial chooses at a time: cores that another is only looking at would seem taken.
+
+    Choosing takes no time, so whoever takes long has been stopped, and is not waited for.
+    """
+    deadline = time.monotonic() + _TURN_S
+    while (lock := _lock("turn")) is None and time.monotonic() < deadline:
+        time.sleep(_POLL_S)
+    with contextlib.nullcontext() if lock is None else lock:
         yield
 
 
-def _lock(name: str, *, wait: bool) -> IO[bytes] | None:
-    """A lock that lasts until it is closed; `None` where another has it and `wait` is false."""
+def _lock(name: str) -> IO[bytes] | None:
+    """A lock that lasts until it is closed; `None` where another has it."""
     path = user_folder() / "cores" / name
     try:
         path.parent.mkdir(mode=0o700, exist_ok=True)
@@ -71,7 +78,7 @@ def _lock(name: str, *, wait: bool) -> IO[bytes] | None:
     except OSError as error:
         raise cannot_write(path, error) from error
     try:
-        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.close()
         return None

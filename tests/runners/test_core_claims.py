@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
+
 import pytest
 
+from runners import core_claims
+from runners.attempt_folder import user_folder
 from runners.core_claims import claimed
 from tests.runners.trials import a_device
 
@@ -44,3 +48,11 @@ def test_a_device_without_cpus_claims_nothing() -> None:
     with claimed(a_device(cpus=None), CORES) as first, claimed(a_device(cpus=8), CORES) as second:
         assert first.server is None
         assert second.server == tuple(CORES)
+
+
+def test_a_trial_that_was_stopped_while_it_chose_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core_claims, "_TURN_S", 0.05)
+    with claimed(a_device(cpus=1), CORES), (user_folder() / "cores" / "turn").open("ab") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        with claimed(a_device(cpus=1), CORES) as placement:
+            assert placement.server == (5006,)
