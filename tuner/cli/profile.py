@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tuner.cli.performance_inputs import installed, read_model
+from tuner.cli.progress import shown_progress
 from tuner.errors import UnknownNameError, UsageError
 from tuner.hardware import Hardware
 from tuner.model_graph import ModelGraph, key_operators
@@ -109,13 +110,11 @@ def _measured(arguments: argparse.Namespace, graph: ModelGraph) -> _Times:
     batches = sorted({1, 2, 4, 8, 16, arguments.batch})
     folder = arguments.out or profile_folder() / _slug(graph.name)
 
-    def watch(done: int, total: int) -> None:
-        print(f"\r{done} of {total} operators timed", end="" if done < total else "\n", file=sys.stderr, flush=True)
-
-    measured = profiler(
-        graph, arguments.device, batches, arguments.tokens, folder, arguments.limit, watch, arguments.threads,
-        arguments.runtime,
-    )  # fmt: skip
+    with shown_progress("operators timed") as watch:
+        measured = profiler(
+            graph, arguments.device, batches, arguments.tokens, folder, arguments.limit, watch, arguments.threads,
+            arguments.runtime,
+        )  # fmt: skip
     print(f"times are kept in {folder}", file=sys.stderr)
     return lambda operator: measured(operator, arguments.batch) or (0.0, False)
 
