@@ -4,10 +4,11 @@ Metrics are the objective, every bounded metric and `ran` (1 or -1). Positive me
 so that an unknown scale is an unknown level. Hypotheses, the same for all metrics:
 
 * `own`: what the earlier tasks share, and a deviation as theirs are; once more with twice that deviation,
-* `follows`: one per earlier task, as measured and scaled: its surface moved along an ordinal parameter (a job
-  twice the size needs twice the memory),
+* `follows`: one per earlier task: it deviates as that one did,
 * `alone`: only smoothness is known, as learned from the earlier tasks; and `fresh`: as assumed by default,
   for several length scales and spreads, so that wrong earlier tasks cannot do lasting harm.
+
+Metrics are a chain (`tuner.surrogates.metric_loadings`): of each is modelled what those before it do not tell.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tuner.parameter import Scale, Value
 from tuner.strategies.listed_problem import Answer, BoolArray, EarlierTask, FloatArray, ListedProblem
 from tuner.surrogates.hierarchical import Gaussian, HierarchicalModel
 from tuner.surrogates.hierarchical_fit import (
@@ -29,17 +29,17 @@ from tuner.surrogates.hierarchical_fit import (
     fit_hyperparameters,
 )
 from tuner.surrogates.hierarchical_kernel import GridEncoding, IntArray
+from tuner.surrogates.metric_loadings import metric_loadings, without_loaded
 from tuner.surrogates.one_thread import one_thread
 
 OBJECTIVE = "objective"
 RAN = "ran"
 
-_MOVES = (-0.8, -0.4, 0.4, 0.8)
-"""Octaves by which an earlier task may be moved."""
-_MOST_FOLLOWED = 60
-"""Hypotheses of the kind `follows`; more earlier tasks than that are followed unmoved only."""
 _LENGTHS = (0.5, 1.0, 2.0)
 _SPREADS = (1.0, 2.5)
+_FRESH = len(_LENGTHS) * len(_SPREADS)
+_WIDE = 2.0
+"""Spread of the wide hypothesis of the kind `own`, relative to the earlier tasks' deviations."""
 _UNKNOWN_LEVEL = 400.0
 """Variance of the level of a metric of which nothing is known: e^20 either way in natural logarithms."""
 _TINY = 1e-12
@@ -52,20 +52,20 @@ class MetaSettings:
     Attributes:
         own, follows, alone, fresh: prior weights of the kinds of hypothesis.
         deviation: of a follower from the task that it follows, as a share of a task's own deviation.
-        moves: whether earlier tasks are also followed moved along ordinal parameters.
+        trust: power to which a hypothesis's probability of the trials counts.
         interleave_after: trials after which every second one is asked without the earlier tasks' surfaces.
-        draws: joint draws per hypothesis.
+        draws: joint draws of the mixture.
         tolerance: a configuration within this share of the best is good enough.
     """
 
-    own: float = 0.3
-    follows: float = 0.5
+    own: float = 0.4
+    follows: float = 0.4
     alone: float = 0.1
     fresh: float = 0.1
     deviation: float = 0.5
-    moves: bool = False
+    trust: float = 0.5
     interleave_after: int = 5
-    draws: int = 512
+    draws: int = 2048
     tolerance: float = 0.05
 
 
@@ -77,6 +77,7 @@ class MetricPrior:
         name: `objective`, `ran`, or the bounded metric's.
         logarithmic: whether the logarithm is modelled.
         centre, scale: of the transformed values.
+        loadings: what is modelled is the standard value less these shares of the metrics before it.
         gaussians: one per hypothesis.
     """
 
@@ -84,6 +85,7 @@ class MetricPrior:
     logarithmic: bool
     centre: float
     scale: float
+    loadings: tuple[float, ...]
     gaussians: tuple[Gaussian, ...]
 
     def standard(self, value: float) -> float:
@@ -149,38 +151,31 @@ class _Builder:
         earlier_rows = list(dict.fromkeys(row for task in problem.earlier for row in task.rows))
         self._grid_rows = earlier_rows or list(problem.rows)
         self._position = {row: at for at, row in enumerate(self._grid_rows)}
-        moved = self._moved_rows() if settings.moves else []
         self._encoding = GridEncoding.of(
             self._scales,
             list(dict.fromkeys([*self._grid_rows, *problem.rows])),
             [problem.descriptors.get(parameter.name, {}) for parameter in problem.parameters],
-            [row for rows in moved for row in rows],
         )
         self._grid = self._encoding.codes(self._grid_rows)
         self._target = self._encoding.codes(problem.rows)
-        self._moved = [self._encoding.codes(rows) for rows in moved]
 
     def build(self) -> MetaPrior:
         tasks = self._problem.earlier
-        metrics = [self._metric(column, tasks) for column in self._columns()]
-        count = len(metrics[0].gaussians)
-        fresh = len(_LENGTHS) * len(_SPREADS)
-        followers = count - fresh - (3 if tasks else 0)
+        metrics: list[MetricPrior] = []
+        before: list[list[TaskData]] = []
+        for column in self._columns():
+            metrics.append(self._metric(column, tasks, before))
         settings = self._settings
-        weights = [settings.fresh / fresh] * fresh
+        weights = np.full(_FRESH, settings.fresh / _FRESH)
+        followed = np.full(_FRESH, -1)
+        transferred = np.zeros(_FRESH, bool)
         if tasks:
-            followed = [settings.follows / followers] * followers
-            weights = [settings.own * 0.7, settings.own * 0.3, settings.alone, *followed, *weights]
-        transferred = np.zeros(count, bool)
-        if tasks:
-            transferred[:2] = True
-            transferred[3 : 3 + followers] = True
-        followed_tasks = np.full(count, -1)
-        if tasks:
-            followed_tasks[3 : 3 + followers] = np.arange(followers) % len(tasks)
-        return MetaPrior(
-            metrics=tuple(metrics), weights=np.array(weights), transferred=transferred, followed=followed_tasks
-        )
+            count = len(tasks)
+            shares = [settings.own / 2, settings.own / 2, settings.alone, *[settings.follows / count] * count]
+            weights = np.concatenate([shares, weights])
+            followed = np.concatenate([[-1, -1, -1], np.arange(count), followed])
+            transferred = np.concatenate([[True, True, False], np.ones(count, bool), transferred])
+        return MetaPrior(metrics=tuple(metrics), weights=weights, transferred=transferred, followed=followed)
 
     def _columns(self) -> list[_Column]:
         columns = [_Column(OBJECTIVE, lambda task: task.objective)]
@@ -189,7 +184,8 @@ class _Builder:
         columns.append(_Column(RAN, lambda task: np.where(task.ran, 1.0, -1.0)))
         return columns
 
-    def _metric(self, column: _Column, tasks: Sequence[EarlierTask]) -> MetricPrior:
+    def _metric(self, column: _Column, tasks: Sequence[EarlierTask], before: list[list[TaskData]]) -> MetricPrior:
+        """The prior of one metric; `before` has the standardised metrics before it, and gains this one."""
         read = [self._read(column, task) for task in tasks]
         logarithmic = column.name != RAN and all((values > 0).all() for _, values in read)
         if column.name not in (OBJECTIVE, RAN):
@@ -202,11 +198,20 @@ class _Builder:
             scale = float(np.sqrt(np.mean([data.values.var() for data in kept])))
             scale = scale if scale > 1e-6 else 1.0
         standard = [replace(data, values=(data.values - centre) / scale) for data in measured]
+        loadings: FloatArray = np.zeros(0)
+        if column.name != RAN:
+            loadings = metric_loadings(standard, before, len(self._grid_rows))
+            before.append(standard)
+            standard = [
+                without_loaded(data, [metric[task] for metric in before[:-1]], loadings)
+                for task, data in enumerate(standard)
+            ]
         return MetricPrior(
             name=column.name,
             logarithmic=logarithmic,
             centre=centre,
             scale=scale,
+            loadings=tuple(loadings.tolist()),
             gaussians=tuple(self._gaussians(column.name, standard)),
         )
 
@@ -218,15 +223,17 @@ class _Builder:
                 self._encoding, self._target[:1], (), default_hyperparameters(self._encoding)
             ).alone(self._target)
             sure = Gaussian(steady.mean + 1.0, 0.2 * (steady.covariance - 1.0), steady.noise)
-            return [sure] * (3 + len(tasks) * (1 + len(self._moved)) + len(_LENGTHS) * len(_SPREADS))
+            return [sure] * (3 + len(tasks) + _FRESH)
         if tasks:
             kept = [data for data in tasks if len(data.values)]
             hyperparameters = self._hyperparameters(name, kept)
             model = HierarchicalModel(self._encoding, self._grid, tasks, hyperparameters)
-            own = model.own(self._target)
-            gaussians += [own, model.own(self._target, spread=2.0), model.alone(self._target)]
-            for moved in (None, *self._moved):
-                gaussians += model.following(self._target, deviation=self._settings.deviation, moved=moved)
+            gaussians += [
+                model.own(self._target),
+                model.own(self._target, spread=_WIDE),
+                model.alone(self._target),
+                *model.following(self._target, deviation=self._settings.deviation),
+            ]
         default = default_hyperparameters(self._encoding)
         count = len(self._problem.parameters)
         for length in _LENGTHS:
@@ -270,18 +277,3 @@ class _Builder:
 
     def _limit(self, name: str) -> float:
         return next(bound.limit for bound in self._problem.bounds if bound.name == name)
-
-    def _moved_rows(self) -> list[list[tuple[Value, ...]]]:
-        """The target's configurations, moved along each ordinal parameter in turn."""
-        axes = []
-        for axis, scale in enumerate(self._scales):
-            found = {row[axis] for row in self._grid_rows}
-            if scale is not Scale.CATEGORICAL and len(found) > 3 and min(map(float, found)) > 0:
-                axes.append(axis)
-        if len(self._problem.earlier) * (1 + len(axes) * len(_MOVES)) > _MOST_FOLLOWED:
-            return []
-        return [
-            [(*row[:axis], float(row[axis]) * 2.0**octaves, *row[axis + 1 :]) for row in self._problem.rows]
-            for axis in axes
-            for octaves in _MOVES
-        ]

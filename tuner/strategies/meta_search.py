@@ -69,6 +69,7 @@ class MetaSearch:
             {metric.name: metric.gaussians for metric in self._prior.metrics},
             self._prior.weights,
             draws=self._settings.draws,
+            trust=self._settings.trust,
             generator=self._generator,
         )
         self._tie_break: FloatArray = 1e-9 * self._generator.random(len(problem.rows))
@@ -94,13 +95,18 @@ class MetaSearch:
     def tell(self, row: int, answer: Answer) -> None:
         """See `ListedStrategy.tell`."""
         self._told[row] = answer
+        standard: list[float] = []
         for at, metric in enumerate(self._prior.metrics):
             value = answer_value(at, self._problem, answer, metric.name)
-            if value is not None:
+            standard.append(math.nan if value is None else metric.standard(value))
+            modelled = standard[at] - sum(
+                loading * other for loading, other in zip(metric.loadings, standard, strict=False)
+            )
+            if math.isfinite(modelled):
                 noise = 0.0
                 if answer.noise is not None and metric.logarithmic:
                     noise = (answer.noise / metric.scale) ** 2
-                self._mixture.observe(metric.name, row, metric.standard(value), noise)
+                self._mixture.observe(metric.name, row, modelled, noise)
 
     def followed(self) -> dict[tuple[str, ...], float]:
         """By name of an earlier task, the probability that this one deviates as that one did."""
@@ -121,12 +127,10 @@ class MetaSearch:
         if not self._problem.earlier and len(self._asked) < 3:
             return self._spread_out(open_rows)
         pending = [row for row in self._asked if row not in self._told]
-        score = np.zeros(len(open_rows))
-        for share, gain in self._gains(self._weights()):
-            good = self._good(gain)
-            if pending:
-                good = good & ~good[pending].any(axis=0)
-            score += share * good.mean(axis=1)
+        good = self._good(self._gains(self._weights()))
+        if pending:
+            good = good & ~good[pending].any(axis=0)
+        score = good.mean(axis=1)
         score = np.where(open_rows, score + self._tie_break, -1.0)
         return int(np.argmax(score))
 
@@ -139,27 +143,28 @@ class MetaSearch:
             weights = weights + np.where(self._prior.transferred, 0.0, 1e-12 * self._prior.weights)
         return np.asarray(weights / weights.sum())
 
-    def _gains(self, weights: FloatArray) -> list[tuple[float, FloatArray]]:
-        """Shares and joint draws of the objective, more is better, minus infinity where it does not hold.
+    def _gains(self, weights: FloatArray) -> FloatArray:
+        """Joint draws of the objective, more is better, minus infinity where it does not hold, shape (n, S).
 
         In natural logarithms where the objective is positive, else as it is.
         """
-        drawn = []
-        for hypothesis, share in self._mixture.drawn(weights):
-            objective = self._prior.metrics[0]
-            gain = self._mixture.draws(OBJECTIVE, hypothesis) * objective.scale + objective.centre
-            if self._problem.direction is Direction.MINIMIZE:
-                gain = -gain
-            holds = np.ones(gain.shape, bool)
-            for metric, bound in zip(self._prior.metrics[1:], self._problem.bounds, strict=False):
-                limit = metric.standard(bound.limit)
-                values = self._mixture.draws(metric.name, hypothesis)
-                holds &= values <= limit if bound.at_most else values >= limit
-            holds &= self._mixture.draws(RAN, hypothesis) > 0
-            for row, answer in self._told.items():
-                holds[row] &= answer.ran
-            drawn.append((share, np.where(holds, gain, -np.inf)))
-        return drawn
+        counts = self._mixture.counts(weights)
+        objective = self._prior.metrics[0]
+        standard = [self._mixture.draws(OBJECTIVE, counts)]
+        gain = standard[0] * objective.scale + objective.centre
+        if self._problem.direction is Direction.MINIMIZE:
+            gain = -gain
+        holds = self._mixture.draws(RAN, counts) > 0
+        for metric, bound in zip(self._prior.metrics[1:], self._problem.bounds, strict=False):
+            limit = metric.standard(bound.limit)
+            values = self._mixture.draws(metric.name, counts)
+            for loading, other in zip(metric.loadings, standard, strict=True):
+                values = values + loading * other
+            standard.append(values)
+            holds &= values <= limit if bound.at_most else values >= limit
+        for row, answer in self._told.items():
+            holds[row] &= answer.ran
+        return np.where(holds, gain, -np.inf)
 
     def _good(self, gain: FloatArray) -> BoolArray:
         """Which rows hold and are within the tolerance of the best, draw by draw."""
@@ -189,13 +194,12 @@ class MetaSearch:
         if not holding:
             return MetaProspects(best=None, within=0.0, expected_gain=math.inf)
         best = max(holding, key=lambda row: holding[row])
-        within, improvement = 0.0, np.zeros(len(self._problem.rows))
-        for share, gain in self._gains(self._mixture.weights()):
-            within += share * float(self._good(gain)[best].mean())
-            with np.errstate(invalid="ignore"):
-                lead = np.where(np.isfinite(gain), gain - np.maximum(gain[best], -1e300), -np.inf)
-            growth = np.expm1(np.clip(lead, 0.0, 5.0)) if self._prior.metrics[0].logarithmic else np.maximum(lead, 0.0)
-            improvement += share * growth.mean(axis=1)
+        gain = self._gains(self._mixture.weights())
+        within = float(self._good(gain)[best].mean())
+        with np.errstate(invalid="ignore"):
+            lead = np.where(np.isfinite(gain), gain - np.maximum(gain[best], -1e300), -np.inf)
+        growth = np.expm1(np.clip(lead, 0.0, 5.0)) if self._prior.metrics[0].logarithmic else np.maximum(lead, 0.0)
+        improvement = growth.mean(axis=1)
         improvement[list(self._told)] = 0.0
         scale = 1.0 if self._prior.metrics[0].logarithmic else max(abs(holding[best]), _SMALL)
         return MetaProspects(best=best, within=within, expected_gain=float(improvement.max()) / scale)

@@ -103,22 +103,19 @@ class HierarchicalModel:
         prior = self._shared_covariance(codes, codes) + self._own_covariance(codes, codes)
         return Gaussian(np.zeros(len(codes)), prior + self._target_level, self._noise)
 
-    def following(self, codes: IntArray, *, deviation: float, moved: IntArray | None = None) -> list[Gaussian]:
+    def following(self, codes: IntArray, *, deviation: float) -> list[Gaussian]:
         """For each earlier task, the prior of a new task that deviates as that one does.
 
         Args:
             codes: configurations.
             deviation: standard deviation of what is left to the new task alone, as a share of a
                 task's own deviation.
-            moved: where the earlier tasks are looked up for each configuration; `codes` unless the new
-                task is thought to be a scaled copy of one.
         """
-        places = codes if moved is None else moved
-        count = len(places)
-        mean, shared = self._shared(np.concatenate([places, self._codes]))
-        own_places = self._own_covariance(places, places)
-        cross_all = self._own_covariance(places, self._codes)
-        rest = self._target_level + deviation**2 * self._own_covariance(codes, codes)
+        count = len(codes)
+        mean, shared = self._shared(np.concatenate([codes, self._codes]))
+        own = self._own_covariance(codes, codes)
+        cross_all = self._own_covariance(codes, self._codes)
+        rest = self._target_level + (1.0 + deviation**2) * own
         followed = []
         for task, inverse in zip(self._tasks, self._inverses, strict=True):
             cross = cross_all[:, task.index]
@@ -129,7 +126,7 @@ class HierarchicalModel:
             followed.append(
                 Gaussian(
                     mean[:count] + gain @ (task.values - mean[at]),
-                    covered + own_places - gain @ cross.T + rest,
+                    covered - gain @ cross.T + rest,
                     self._noise,
                 )
             )
@@ -137,8 +134,8 @@ class HierarchicalModel:
 
     @property
     def _target_level(self) -> float:
-        # Never tighter than the spread within a task: an unseen model's level is its own affair.
-        return max(self._level, 1.0)
+        # The spread of few tasks' levels is known badly.
+        return self._level * (1.0 + 3.0 / len(self._tasks)) if self._tasks else self._level
 
     def _shared(self, codes: IntArray) -> tuple[FloatArray, FloatArray]:
         """Posterior mean and covariance of mu."""

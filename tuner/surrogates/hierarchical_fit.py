@@ -25,6 +25,8 @@ from scipy.optimize import minimize
 from tuner.surrogates.hierarchical_kernel import LATENTS, FloatArray, GridEncoding, IntArray, KernelTables, covariance
 
 _JITTER = 1e-4
+_LATENT = 0.2
+"""Share of an amplitude that latent coordinates have by default: they are used where the data ask for them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +69,12 @@ def default_hyperparameters(encoding: GridEncoding) -> Hyperparameters:
 
     def theta(amplitude: float) -> FloatArray:
         return np.concatenate(
-            [lengths, np.full(1 + count, np.log(amplitude)), np.full(LATENTS, np.log(amplitude)), np.zeros(LATENTS)]
+            [
+                lengths,
+                np.full(1 + count, np.log(amplitude)),
+                np.full(LATENTS, np.log(_LATENT * amplitude)),
+                np.zeros(LATENTS),
+            ]
         )
 
     size = sum(basis.shape[1] for basis in encoding.bases)

@@ -50,7 +50,6 @@ class GridEncoding:
         scales: Sequence[Scale],
         rows: Sequence[Sequence[Value]],
         descriptors: Sequence[Mapping[Value, tuple[float, ...]]],
-        virtual: Sequence[Sequence[Value]] = (),
     ) -> GridEncoding:
         """The encoding of all values in `rows`.
 
@@ -58,7 +57,6 @@ class GridEncoding:
             scales: of the parameters.
             rows: configurations; they span the scales.
             descriptors: one mapping per parameter, empty or not.
-            virtual: further configurations, between or beyond the others on ordinal scales.
         """
         domains, distances, bases = [], [], []
         for column, scale in enumerate(scales):
@@ -68,13 +66,12 @@ class GridEncoding:
                 distances.append(_word_distances(found, descriptors[column]))
                 bases.append(np.eye(len(found)))
                 continue
-            ordered = sorted({*found, *(row[column] for row in virtual)}, key=float)
+            ordered = sorted(found, key=float)
             numbers = np.array([float(value) for value in ordered])
-            real = np.isin(numbers, [float(value) for value in found])
             octaves = np.log2(numbers if numbers[0] > 0 else numbers - numbers[0] + 1.0)
-            bases.append((octaves - octaves[real].mean())[:, None] / 3.0)
+            bases.append((octaves - octaves.mean())[:, None] / 3.0)
             places = octaves if scale is Scale.LOG else numbers
-            low, high = places[real].min(), places[real].max()
+            low, high = places.min(), places.max()
             places = (places - low) / max(high - low, 1e-12)
             domains.append(tuple(ordered))
             distances.append(np.abs(places[:, None] - places[None, :]))

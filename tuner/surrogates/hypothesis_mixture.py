@@ -3,8 +3,8 @@
 | symbol | shape | meaning |
 | --- | --- | --- |
 | n, S, H | | configurations, draws, hypotheses |
-| w_h | (H,) | prior weight times the probability density, under h, of everything observed |
-| F_h | (n, S) | joint draws of one metric under h, conditioned on what was observed |
+| w_h | (H,) | prior weight times a power of the probability density, under h, of everything observed |
+| F_h | (n, S_h) | joint draws of one metric under h, conditioned on what was observed; S_h in proportion to w_h |
 
 Draws are made once from each hypothesis's prior and carried to the posterior by Matheron's rule
 (Wilson et al. 2020), F + K (K_oo + noise)^-1 (y - F_o - e): consecutive questions see the same draws, and a
@@ -24,8 +24,6 @@ from tuner.surrogates.hierarchical_kernel import FloatArray
 
 _JITTER = 1e-4
 """Added to every variance of an observation: a hundredth of the metric's spread, below any real difference."""
-_LIGHT = 1e-3
-"""Hypotheses of less weight are not drawn from."""
 
 
 @dataclass(slots=True)
@@ -47,24 +45,29 @@ class HypothesisMixture:
         *,
         draws: int,
         generator: np.random.Generator,
+        trust: float = 1.0,
     ) -> None:
         """Begins with the priors.
 
         Args:
             priors: by metric, one Gaussian per hypothesis, in the same order.
             weights: prior weights of the hypotheses, shape (H,), positive.
-            draws: joint draws per hypothesis.
+            draws: joint draws, shared out among the hypotheses.
             generator: of the draws.
+            trust: power to which the probability density counts; below 1 as no hypothesis is quite true
+                (Grünwald & van Ommen 2017).
         """
         self._priors = {metric: tuple(gaussians) for metric, gaussians in priors.items()}
         self._log_prior: FloatArray = np.log(weights / weights.sum())
         self._observed = {metric: _Observations() for metric in priors}
         self._draws = draws
+        self._trust = trust
         self._normals = {
             metric: generator.standard_normal((len(gaussians[0].mean), draws))
             for metric, gaussians in self._priors.items()
         }
         self._noise_seed = int(generator.integers(2**31))
+        self._roots: dict[tuple[str, int], FloatArray] = {}
         self._prior_draws: dict[tuple[str, int], FloatArray] = {}
 
     def observe(self, metric: str, row: int, value: float, noise: float = 0.0) -> None:
@@ -79,13 +82,29 @@ class HypothesisMixture:
         scores = self._log_prior.copy()
         for metric, observed in self._observed.items():
             if observed.rows:
-                scores += [self._log_evidence(gaussian, observed) for gaussian in self._priors[metric]]
+                evidence = [self._log_evidence(gaussian, observed) for gaussian in self._priors[metric]]
+                scores += self._trust * np.array(evidence)
         scores = np.exp(scores - scores.max())
         return np.asarray(scores / scores.sum())
 
-    def draws(self, metric: str, hypothesis: int) -> FloatArray:
-        """Joint draws of the noiseless metric given everything observed, shape (n, S)."""
-        prior = self._from_prior(metric, hypothesis)
+    def counts(self, weights: FloatArray) -> list[tuple[int, int]]:
+        """Hypotheses that are worth drawing from, each with its number of draws, in proportion to the weights."""
+        exact = weights / weights.sum() * self._draws
+        counts = np.floor(exact).astype(int)
+        counts[np.argsort(counts - exact, kind="stable")[: self._draws - int(counts.sum())]] += 1
+        return [(hypothesis, int(count)) for hypothesis, count in enumerate(counts) if count]
+
+    def draws(self, metric: str, counts: Sequence[tuple[int, int]]) -> FloatArray:
+        """Joint draws of the noiseless metric given everything observed, shape (n, S).
+
+        Args:
+            metric: which.
+            counts: hypotheses, each with its number of draws; their draws follow one another in this order.
+        """
+        return np.concatenate([self._posterior_draws(metric, *part) for part in counts], axis=1)
+
+    def _posterior_draws(self, metric: str, hypothesis: int, count: int) -> FloatArray:
+        prior = self._from_prior(metric, hypothesis, count)
         observed = self._observed[metric]
         if not observed.rows:
             return prior
@@ -93,27 +112,25 @@ class HypothesisMixture:
         rows = np.array(observed.rows)
         variance = self._variance(gaussian, observed)
         block = gaussian.covariance[np.ix_(rows, rows)] + np.diag(variance)
-        # One stream per metric: the errors of earlier observations stay when a further one arrives.
-        errors = np.random.default_rng(self._noise_seed).standard_normal((len(rows), self._draws))
+        # One stream: the errors of earlier observations stay when a further one arrives.
+        errors = np.random.default_rng(self._noise_seed).standard_normal((len(rows), self._draws))[:, :count]
         gap = np.array(observed.values)[:, None] - prior[rows] - np.sqrt(variance)[:, None] * errors
         return np.asarray(prior + gaussian.covariance[:, rows] @ cho_solve(_factor(block), gap))
 
-    def drawn(self, weights: FloatArray) -> list[tuple[int, float]]:
-        """Hypotheses that are worth drawing from, each with its share."""
-        kept = [(hypothesis, float(weight)) for hypothesis, weight in enumerate(weights) if weight > _LIGHT]
-        total = sum(weight for _, weight in kept)
-        return [(hypothesis, weight / total) for hypothesis, weight in kept]
-
-    def _from_prior(self, metric: str, hypothesis: int) -> FloatArray:
+    def _from_prior(self, metric: str, hypothesis: int, count: int) -> FloatArray:
+        """The first draws of a hypothesis; more are made as its weight grows."""
         key = (metric, hypothesis)
-        if key not in self._prior_draws:
-            gaussian = self._priors[metric][hypothesis]
-            values, vectors = np.linalg.eigh(gaussian.covariance)
-            root = vectors * np.sqrt(np.maximum(values, 0.0))
-            # The symmetric root keeps one normal number per configuration, whatever the hypothesis.
-            root = root @ vectors.T
-            self._prior_draws[key] = gaussian.mean[:, None] + root @ self._normals[metric]
-        return self._prior_draws[key]
+        gaussian = self._priors[metric][hypothesis]
+        if key not in self._roots:
+            self._roots[key] = np.tril(_factor(gaussian.covariance)[0])
+            self._prior_draws[key] = np.empty((len(gaussian.mean), 0))
+        drawn = self._prior_draws[key]
+        if drawn.shape[1] < count:
+            # One normal number per configuration and draw, whatever the hypothesis.
+            normals = self._normals[metric][:, drawn.shape[1] : count]
+            drawn = np.concatenate([drawn, gaussian.mean[:, None] + self._roots[key] @ normals], axis=1)
+            self._prior_draws[key] = drawn
+        return drawn[:, :count]
 
     @staticmethod
     def _variance(gaussian: Gaussian, observed: _Observations) -> FloatArray:

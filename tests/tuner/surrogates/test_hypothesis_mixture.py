@@ -1,0 +1,59 @@
+"""The mixture: draws follow the weights, and agree with the closed form."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tuner.surrogates.hierarchical import Gaussian
+from tuner.surrogates.hypothesis_mixture import HypothesisMixture
+
+PLACES = np.arange(6.0)
+COVARIANCE = np.exp(-0.5 * (PLACES[:, None] - PLACES[None, :]) ** 2)
+
+
+def mixture(draws: int = 4000, trust: float = 1.0) -> HypothesisMixture:
+    low, high = (Gaussian(mean=np.full(6, mean), covariance=COVARIANCE, noise=0.01) for mean in (0.0, 3.0))
+    return HypothesisMixture(
+        {"objective": (low, high)},
+        np.array([0.5, 0.5]),
+        draws=draws,
+        generator=np.random.default_rng(0),
+        trust=trust,
+    )
+
+
+@given(st.lists(st.floats(0.0, 1.0), min_size=1, max_size=9).filter(lambda weights: sum(weights) > 0.1))
+@settings(max_examples=50, deadline=None)
+def test_all_draws_are_shared_out_in_proportion(weights: list[float]) -> None:
+    shares = np.array(weights)
+    counts = dict(mixture(draws=500).counts(shares))
+    assert sum(counts.values()) == 500
+    exact = 500 * shares / shares.sum()
+    assert all(abs(counts.get(at, 0) - exact[at]) < 1.0 + 1e-9 for at in range(len(weights)))
+
+
+def test_conditioned_draws_agree_with_the_closed_form() -> None:
+    beliefs = mixture(draws=20000)
+    beliefs.observe("objective", 2, 1.5)
+    drawn = beliefs.draws("objective", [(0, 20000)])
+    gain = COVARIANCE[:, 2] / (1.0 + 0.01 + 1e-4)
+    np.testing.assert_allclose(drawn.mean(axis=1), gain * 1.5, atol=0.03)
+    np.testing.assert_allclose(drawn.var(axis=1), 1.0 - gain * COVARIANCE[:, 2], atol=0.03)
+
+
+def test_the_hypothesis_that_predicts_better_gains_weight_and_less_so_with_less_trust() -> None:
+    found = []
+    for trust in (1.0, 0.5):
+        beliefs = mixture(trust=trust)
+        beliefs.observe("objective", 0, 2.0)
+        found.append(beliefs.weights()[1])
+    assert found[0] > found[1] > 0.5
+
+
+def test_earlier_draws_stay_when_a_hypothesis_gains_draws() -> None:
+    beliefs = mixture()
+    few = beliefs.draws("objective", [(1, 100)])
+    more = beliefs.draws("objective", [(1, 300)])
+    np.testing.assert_array_equal(more[:, :100], few)
