@@ -10,9 +10,11 @@ import dataclasses
 import datetime
 import importlib.metadata
 import json
+import os
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -20,13 +22,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from profilers import onnx_calls
+from profilers import collectives, onnx_calls
 from profilers.probe import Probe
 from profilers.timing import Timing, time_call
 from profilers.torch_calls import torch_call
 from tuner.errors import UnavailableError, UsageError
 
-FORMAT: Final = "serving-tuner profile 1"
+FORMAT: Final = "serving-tuner profile 2"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,35 +82,48 @@ def profile(
     origin = _origin(device, runtime)
     timings = _read_journal(journal, origin)
     start = time.monotonic()
-    missing: list[Probe] = []
     journal.parent.mkdir(parents=True, exist_ok=True)
+    wanted = [probe for probe in probes if probe not in timings]
     with journal.open("a", encoding="utf-8") as file:
         if file.tell() == 0:
             file.write(json.dumps({"format": FORMAT, **origin}) + "\n")
-        for done, probe in enumerate(probes):
-            watch(done, len(probes))
-            if probe in timings:
-                continue
-            if time.monotonic() - start > limit_s:
-                missing.append(probe)
-                continue
-            timing = _timed(probe, device, runtime)
+        for probe, timing in _timings(wanted, device, runtime, lambda: start + limit_s - time.monotonic()):
             timings[probe] = timing
             file.write(json.dumps({**dataclasses.asdict(probe), **dataclasses.asdict(timing)}) + "\n")
             file.flush()
-    watch(len(probes), len(probes))
-    return Profile(timings={p: timings[p] for p in probes if p in timings}, missing=tuple(missing), origin=origin)
+            watch(sum(probe in timings for probe in probes), len(probes))
+    missing = tuple(probe for probe in wanted if probe not in timings)
+    return Profile(timings={p: timings[p] for p in probes if p in timings}, missing=missing, origin=origin)
 
 
 def write_profile(found: Profile, path: Path) -> None:
-    """As a Parquet table, one row per probe, its origin in the metadata."""
+    """As a Parquet table, one row per probe, its origin in the metadata; none where nothing was timed."""
+    if not found.timings:
+        return
     rows = [
         {**dataclasses.asdict(probe), **dataclasses.asdict(timing)} for probe, timing in sorted(found.timings.items())
     ]
     table = pa.Table.from_pylist(rows)
     table = table.replace_schema_metadata({"serving_tuner": json.dumps({"format": FORMAT, **found.origin})})
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table, path, compression="zstd")
+    partial = path.with_name(path.name + ".partial")
+    pq.write_table(table, partial, compression="zstd")
+    os.replace(partial, path)
+
+
+def _timings(
+    probes: Sequence[Probe], device: str, runtime: str, left_s: Callable[[], float]
+) -> Iterator[tuple[Probe, Timing]]:
+    """Times probes until nothing is left of the limit; collectives last, those of one group together."""
+    groups: dict[int, list[Probe]] = defaultdict(list)
+    for probe in probes:
+        if probe.kind in collectives.KINDS:
+            groups[probe.rows].append(probe)
+        elif left_s() > 0:
+            yield probe, _timed(probe, device, runtime)
+    for group in groups.values():
+        if left_s() > 0:
+            yield from collectives.time_collectives(group, device, left_s())
 
 
 def _timed(probe: Probe, device: str, runtime: str) -> Timing:
@@ -142,12 +157,17 @@ def _cpu_name() -> str:
 def _read_journal(path: Path, origin: dict[str, str]) -> dict[Probe, Timing]:
     if not path.is_file():
         return {}
-    text = path.read_text(encoding="utf-8")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"The profile journal {path} cannot be read: {error}. Remove it to start over.") from error
     if not text:
         return {}
     lines = text.splitlines()
     try:
         header = json.loads(lines[0])
+        if not isinstance(header, dict):
+            raise ValueError("it does not begin with what it is a profile of")
     except ValueError as error:
         raise UsageError(f"The profile journal {path} is damaged: {error}. Remove it to start over.") from error
     for name in ("format", "device", "threads", "software"):

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from profilers.collectives import KINDS
 from profilers.microbenchmark import Profile
 from profilers.probe import Probe, ProbeKind, probe_of
 from tuner.model_graph import ModelGraph
@@ -35,12 +36,14 @@ class PassTime:
     Args:
         profile: of the device.
         item_bytes: of one value, as it was timed.
+        shard: how the model is cut.
     """
 
-    def __init__(self, profile: Profile, item_bytes: float = 4.0) -> None:
+    def __init__(self, profile: Profile, item_bytes: float = 4.0, shard: Shard | None = None) -> None:
+        self._shard = shard or Shard()
         self._curves: dict[Probe, list[tuple[int, float]]] = defaultdict(list)
         for probe, timing in profile.timings.items():
-            self._curves[replace(probe, rows=0)].append((probe.rows, timing.median_s))
+            self._curves[_curve_of(probe)].append((_place(probe), timing.median_s))
         for points in self._curves.values():
             points.sort()
         rates = [probe.flops / timing.median_s for probe, timing in profile.timings.items() if probe.flops]
@@ -54,12 +57,12 @@ class PassTime:
 
     def operator(self, operator: Operator, batch: int, length: int) -> OperatorTime | None:
         """For a batch of sequences; `None` where nothing that was timed says anything of it."""
-        probe = probe_of(operator, batch, length)
-        points = self._curves.get(replace(probe, rows=0)) if probe is not None else None
+        probe = probe_of(operator, batch, length, self._shard)
+        points = self._curves.get(_curve_of(probe)) if probe is not None else None
         if probe is not None and points:
-            return OperatorTime(operator.count * _between(points, probe.rows), is_timed=True)
+            return OperatorTime(operator.count * _between(points, _place(probe)), is_timed=True)
         load = StepLoad.prefill(batch, length)
-        flops, moved = operator.flops(load, Shard()), operator.bytes_moved(load, Shard())
+        flops, moved = operator.flops(load, self._shard), operator.bytes_moved(load, self._shard)
         if (flops and not self._flops_per_s) or (moved and not self._bytes_per_s):
             return None
         compute = flops / self._flops_per_s if flops else 0.0
@@ -69,6 +72,15 @@ class PassTime:
         """One pass over a batch, s: the sum of its operators; what nothing is known of is left out."""
         times = (self.operator(operator, batch, length) for operator in graph.operators)
         return sum(time.seconds for time in times if time is not None)
+
+
+def _curve_of(probe: Probe) -> Probe:
+    """What stays the same along a curve: all but the rows, or but the message of a collective."""
+    return replace(probe, inner=0) if probe.kind in KINDS else replace(probe, rows=0)
+
+
+def _place(probe: Probe) -> int:
+    return probe.inner if probe.kind in KINDS else probe.rows
 
 
 def _between(points: Sequence[tuple[int, float]], rows: int) -> float:

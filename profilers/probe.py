@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tuner.model_graph import ModelGraph
-from tuner.operators import Attention, MatMul, Operator, Pointwise
+from tuner.operators import AllReduce, Attention, MatMul, Operator, Pointwise
 from tuner.step import Rows, Shard
 from tuner.traced_operators import Convolution
 
@@ -24,6 +24,7 @@ class ProbeKind(enum.Enum):
     ACTIVATION = "activation"
     ARITHMETIC = "arithmetic"
     ALL_REDUCE = "all_reduce"
+    ALL_GATHER = "all_gather"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -69,6 +70,8 @@ class Probe:
         if self.kind == ProbeKind.CONVOLUTION.value:
             found = self.convolution()
             return found.parameters + self.rows * found.bytes_each / found.activation_bytes
+        if self.kind in (ProbeKind.ALL_REDUCE.value, ProbeKind.ALL_GATHER.value):
+            return float(self.inner)
         return 2.0 * self.rows * self.width
 
     def convolution(self) -> Convolution:
@@ -89,6 +92,9 @@ def probe_of(operator: Operator, batch: int, length: int, shard: Shard | None = 
     rows_of = getattr(operator, "rows", Rows.SEQUENCE)
     if rows_of is Rows.PATCH:
         return None
+    if isinstance(operator, AllReduce):
+        ranks = operator.group(shard)
+        return Probe(ProbeKind.ALL_REDUCE.value, ranks, 1, batch * length * operator.width) if ranks > 1 else None
     rows = batch * (length if rows_of is Rows.TOKEN else 1) * getattr(operator, "rows_each", 1)
     if isinstance(operator, MatMul):
         outputs, inputs = operator.shape(shard)

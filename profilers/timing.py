@@ -51,7 +51,7 @@ def time_call(
         start = clock()
         call()
         samples.append(clock() - start)
-    return _summary(samples)
+    return summary(samples)
 
 
 def _time_cuda(call: Callable[[], object], budget_s: float, least: int) -> Timing:
@@ -81,10 +81,11 @@ def _time_cuda(call: Callable[[], object], budget_s: float, least: int) -> Timin
         stop.record()
         stop.synchronize()
         samples.append(start.elapsed_time(stop) * 1e-3)
-    return _summary(samples)
+    return summary(samples)
 
 
-def _summary(samples: list[float]) -> Timing:
+def summary(samples: list[float]) -> Timing:
+    """Median and quartiles of the repeats of a call, s."""
     if len(samples) < 2:
         return Timing(median_s=samples[0], low_s=samples[0], high_s=samples[0], repeats=1)
     low, median, high = statistics.quantiles(samples, n=4)

@@ -11,6 +11,7 @@ from profilers.pass_time import PassTime
 from profilers.probe import probes
 from tuner.model_graph import ModelGraph
 from tuner.operators import Operator
+from tuner.step import Shard
 
 
 def profile_model(
@@ -23,12 +24,14 @@ def profile_model(
     watch: Callable[[int, int], None],
     threads: int | None = 1,
     runtime: str | None = None,
+    shard: Shard | None = None,
 ) -> Callable[[Operator, int], tuple[float, bool] | None]:
     """Times a model's operators, those of `folder` not again, and writes `folder/profile.parquet`.
 
     Args:
         threads: of the CPU; servers that share a machine's cores are told apart by how many each has.
         runtime: `torch` or `onnxruntime`; for `None`, the latter for ONNX models on CPUs where it is installed.
+        shard: how the model is cut; its collectives are timed by that many processes or GPUs of this machine.
 
     Returns:
         Seconds of an operator for a batch of `length`-token sequences and whether that was timed (else it is the bound
@@ -37,11 +40,11 @@ def profile_model(
     if runtime is None:
         known = graph.family == "onnx" and device == "cpu" and onnx_calls.is_installed()
         runtime = "onnxruntime" if known else "torch"
-    wanted = probes(graph, batches, length)
+    wanted = probes(graph, batches, length, shard)
     place = folder / f"{runtime}-{device.replace(':', '')}-{threads or 'all'}"
     found = profile(wanted, device, place / "journal.jsonl", limit_s, threads, watch, runtime)
     write_profile(found, place / "profile.parquet")
-    times = PassTime(found, 2.0 if device.startswith("cuda") else 4.0)
+    times = PassTime(found, 2.0 if device.startswith("cuda") else 4.0, shard)
 
     def seconds(operator: Operator, batch: int) -> tuple[float, bool] | None:
         time = times.operator(operator, batch, length)

@@ -43,6 +43,7 @@ class _OperatorProfiler(Protocol):
         watch: Callable[[int, int], None],
         threads: int | None,
         runtime: str | None,
+        shard: Shard,
     ) -> Callable[[Operator, int], tuple[float, bool] | None]: ...
 
 
@@ -104,8 +105,8 @@ def run(arguments: argparse.Namespace) -> int:
 def _measured(arguments: argparse.Namespace, graph: ModelGraph) -> _Times:
     if arguments.decode:
         raise UsageError("Decoding steps are looked up, not timed here. Name a device of the catalogue with --decode.")
-    if arguments.tensor_parallel != 1:
-        raise UsageError("Operators are timed on one device. Name a device of the catalogue with --tensor-parallel.")
+    shard = Shard.tensor_parallel(arguments.tensor_parallel)
+    graph.check(shard)
     profiler = cast(_OperatorProfiler, installed("tuner.profilers", "torch"))
     batches = sorted({1, 2, 4, 8, 16, arguments.batch})
     folder = arguments.out or profile_folder() / _slug(graph.name)
@@ -113,7 +114,7 @@ def _measured(arguments: argparse.Namespace, graph: ModelGraph) -> _Times:
     with shown_progress("operators timed") as watch:
         measured = profiler(
             graph, arguments.device, batches, arguments.tokens, folder, arguments.limit, watch, arguments.threads,
-            arguments.runtime,
+            arguments.runtime, shard,
         )  # fmt: skip
     print(f"times are kept in {folder}", file=sys.stderr)
     return lambda operator: measured(operator, arguments.batch) or (0.0, False)
