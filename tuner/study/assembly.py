@@ -49,7 +49,7 @@ from tuner.study.definition import (
     Study,
 )
 from tuner.study.faults import Faults, shown, split_message
-from tuner.study.option_paths import located
+from tuner.study.option_paths import located, path_at
 from tuner.study.sections import (
     AdapterSection,
     DeviceSection,
@@ -175,10 +175,7 @@ class Assembly:
         if not isinstance(section, str) and hasattr(section, "hub"):
             return ModelSource(name=section.hub)
         written = section if isinstance(section, str) else section.path
-        path = Path(written)
-        with contextlib.suppress(RuntimeError):  # no such user: then it does not exist either
-            path = path.expanduser()
-        path = self._folder / path
+        path = path_at(self._folder, written)
         if _exists(path):
             return ModelSource(name=written, path=path.resolve())
         looks_like_path = written.startswith(("./", "../", "/", "~")) or written.endswith("/")
@@ -327,7 +324,7 @@ class Assembly:
         if written in (AUTO, NONE):
             return written
         place: Place = ("search", "priors")
-        path = self._folder / Path(written).expanduser()
+        path = path_at(self._folder, written)
         with self._faults.at(place):
             read_priors(path)
         return str(path)

@@ -5,10 +5,19 @@ Which options are paths, an adapter's schema says: strings of the format `path`.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+
+def path_at(folder: Path, written: str) -> Path:
+    """The path that a study file in `folder` means: a relative one starts there, `~` is somebody's home."""
+    path = Path(written)
+    with contextlib.suppress(RuntimeError):  # no such user: what does not exist is told by whoever needs it
+        path = path.expanduser()
+    return folder / path
 
 
 def located(options: Mapping[str, object], schema: Mapping[str, Any], folder: Path) -> dict[str, object]:
@@ -28,7 +37,7 @@ def _located(value: object, schema: Mapping[str, Any], root: Mapping[str, Any], 
     for alternative in schema.get("anyOf", ()):
         value = _located(value, alternative, root, folder)
     if isinstance(value, str) and value and schema.get("format") == "path":
-        return str(folder / Path(value).expanduser())
+        return str(path_at(folder, value))
     if isinstance(value, Mapping):
         return {name: _located(part, _member(schema, str(name)), root, folder) for name, part in value.items()}
     if isinstance(value, list) and isinstance(schema.get("items"), Mapping):

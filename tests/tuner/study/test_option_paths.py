@@ -35,6 +35,7 @@ class Options(BaseModel):
         ({"keep": "logs"}, {"keep": "/studies/mine/logs"}),
         ({"keep": "/var/log"}, {"keep": "/var/log"}),
         ({"keep": "~/logs"}, {"keep": str(Path.home() / "logs")}),
+        ({"keep": "~nosuchuser/logs"}, {"keep": "/studies/mine/~nosuchuser/logs"}),
         ({"keep": None, "word": "logs"}, {"keep": None, "word": "logs"}),
         ({"one": {"source": "a", "target": "a"}}, {"one": {"source": "/studies/mine/a", "target": "a"}}),
         ({"many": [{"source": "a"}]}, {"many": [{"source": "/studies/mine/a"}]}),
