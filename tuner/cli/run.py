@@ -27,7 +27,10 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("study", type=Path, help="study file")
     parser.add_argument("--trials", type=int, metavar="N", help="budget in trials, instead of the file's")
-    parser.add_argument("--sampler", metavar="NAME", help="'auto' (ours) or any Optuna sampler, such as TPESampler")
+    parser.add_argument(
+        "--sampler", metavar="NAME", help="'auto' (ours), 'meta', or any Optuna sampler, such as TPESampler"
+    )
+    parser.add_argument("--priors", metavar="WHICH", help="earlier tasks: auto, none, or a file or folder of them")
     parser.add_argument("--runner", metavar="NAME", help="runner, instead of the file's")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument("--plain", action="store_true", help="plain lines even on a terminal")
@@ -77,8 +80,20 @@ def _overridden(study: Study, arguments: argparse.Namespace) -> Study:
         search = replace(search, budget=replace(search.budget, trials=arguments.trials))
     if arguments.sampler is not None:
         search = replace(search, sampler=arguments.sampler)
+    if arguments.priors is not None:
+        search = replace(search, priors=_priors(arguments.priors))
     runner = study.runner if arguments.runner is None else replace(study.runner, name=arguments.runner, options={})
     return replace(study, search=search, runner=runner)
+
+
+def _priors(written: str) -> str:
+    from tuner.priors.library import read_priors
+    from tuner.study.definition import AUTO, NONE
+
+    if written in (AUTO, NONE):
+        return written
+    read_priors(Path(written))
+    return str(Path(written).absolute())
 
 
 def _resolved_words(runner: str) -> str:

@@ -11,6 +11,7 @@ from tuner.cli.wording import config_words
 from tuner.errors import UsageError
 from tuner.strategies.candidates import Candidates
 from tuner.study import adapters
+from tuner.study.earlier import chosen, standing_words
 from tuner.study.file import load_study
 from tuner.study.schema import json_schema
 from tuner.study.space import study_space
@@ -72,6 +73,9 @@ def run_check(arguments: argparse.Namespace) -> int:
         f"of {len(space.parameters)} parameters\n"
         f"tried first: {config_words(default)}\n"
     )
+    earlier = chosen(study, space)
+    lines = [*earlier.notes, *([standing_words(earlier.priors)] if earlier.priors else [])]
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
     return 0
 
 

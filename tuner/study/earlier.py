@@ -23,7 +23,7 @@ from tuner.trial import Reason
 
 LEAST_MEASURED: Final = 3
 """Measured trials below which a prior says too little to be used."""
-MOST_CONFIGURATIONS: Final = 400
+MOST_CONFIGURATIONS: Final = 300
 """Distinct configurations of all priors together: fitting costs the cube of it."""
 
 

@@ -116,7 +116,10 @@ class Strategy:
         if self.meta:
             from tuner.strategies.meta import MetaSampler  # imports torch: see the class
 
-            return MetaSampler(*common, seed=search.seed, earlier=usable(self._study, self._space, self._priors).tasks)
+            earlier = usable(self._study, self._space, self._priors).tasks
+            sampler = MetaSampler(*common, seed=search.seed, earlier=earlier)
+            sampler.prepare()
+            return sampler
         if search.sampler in (AUTO, META):
             from tuner.strategies.bayesian import BayesianSampler  # as does this
 

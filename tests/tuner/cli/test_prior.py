@@ -52,6 +52,8 @@ def test_what_is_added_is_listed_shown_used_exported_imported_and_removed(
 
     second = tmp_path / "second.yaml"
     second.write_text(STUDY.replace("clients: 32", "clients: 40").replace("trials: 5", "trials: 2"))
+    assert main(["check", str(second)]) == 0
+    assert "the search stands on 1 earlier task: first (5 trials)" in capsys.readouterr().out
     assert main(["run", str(second), "--json"]) == 0
     out, err = capsys.readouterr()
     assert "the search stands on 1 earlier task: first (5 trials)" in err
@@ -75,6 +77,9 @@ def test_what_is_added_is_listed_shown_used_exported_imported_and_removed(
     capsys.readouterr()
     assert main(["run", str(third)]) == 0
     assert "stands on 1 earlier task" in capsys.readouterr().err
+    assert main(["run", str(second), "--priors", "none", "--trials", "3", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["earlier_tasks"] == []
+    assert main(["run", str(second), "--priors", str(tmp_path / "absent.json")]) == 2
 
 
 @pytest.mark.parametrize(
