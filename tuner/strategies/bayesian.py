@@ -60,7 +60,7 @@ _LEAST_SPREAD: Final = 0.5
 """Of the logarithms of an objective that has hardly varied yet."""
 _CONTENDERS: Final = 384
 _DRAWS: Final = 128
-_WIDER: Final = 1.5
+_WIDER: Final = 2.0
 """Factor on the spread of draws that say what is left to find: a process fitted to so few trials, most of them where it
 hoped for more, is too sure of itself (docs/measurements.md, Stopping)."""
 _MOST_GAIN: Final = 5.0
@@ -262,9 +262,8 @@ class BayesianSampler(CandidateSampler):
         draws: dict[MetricRef, torch.Tensor] = {}
         for metric, process in beliefs.processes.items():
             mean, covariance = process.joint_posterior(filled)
-            factor = torch.linalg.cholesky(covariance + 1e-8 * torch.eye(len(rows), dtype=torch.float64))
             normal = torch.randn(len(mean), len(rows), _DRAWS, generator=generator, dtype=torch.float64)
-            draws[metric] = mean[..., None] + _WIDER * (factor @ normal)
+            draws[metric] = mean[..., None] + _WIDER * (_root(covariance) @ normal)
         (objective, sign), *_ = beliefs.signs
         gains = sign * draws[objective]
         runs = torch.exp(beliefs.outlook(rows).log_runs)[None, :, None]
@@ -272,3 +271,15 @@ class BayesianSampler(CandidateSampler):
         for metric, bound, direction in beliefs.bounds:
             valid &= direction * draws[metric] <= direction * bound
         return torch.where(valid[:, 1:], gains[:, 1:] - gains[:, :1], -math.inf)
+
+
+def _root(covariance: torch.Tensor) -> torch.Tensor:
+    """Cholesky factors of covariances, shape (h, n, n), that rounding may have left slightly indefinite."""
+    identity = torch.eye(covariance.shape[-1], dtype=covariance.dtype)
+    jitter = 1e-8
+    while True:
+        factor: torch.Tensor
+        factor, failed = torch.linalg.cholesky_ex(covariance + jitter * identity)
+        if not failed.any() or jitter > 1.0:
+            return factor
+        jitter *= 100.0

@@ -181,16 +181,17 @@ class Tuner:
             self.watch(Notice(text=f"remembered for later studies: {path}"))
 
     def _look_ahead(self, records: Sequence[TrialRecord]) -> None:
-        """Stores what more trials may bring, once after each search trial from which the rules may end the search."""
+        """Stores what more trials may bring: once after each search trial that matters to the rules, and the last."""
         stopping = self.study.search.stop
         searched = sum(r.kind is Kind.SEARCH and r.state is State.DONE for r in records)
-        over = not isinstance(self._next_step(records), Search)
-        confirming = any(r.kind is Kind.CONFIRM for r in records)
-        if (
-            not searched
-            or confirming
-            or not (over or (stopping is not None and searched >= stopping.after - IN_A_ROW + 1))
-        ):
+        match self._next_step(records):
+            case Search():
+                wanted = stopping is not None and searched > stopping.after - IN_A_ROW
+            case Run(kind=kind):
+                wanted = kind is Kind.CONFIRM
+            case Stop():
+                wanted = True
+        if not wanted or not searched or any(r.kind is Kind.CONFIRM for r in records):
             return
         known = self._store.prospects().get(searched)
         if known is not None and (stopping is None or known.tolerance == stopping.tolerance):
