@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -26,10 +26,18 @@ _RATES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsablePriors:
-    """Earlier tasks for a study, the priors that they are of, and for people what was left out and why."""
+    """What of some priors speaks of a study.
+
+    Attributes:
+        tasks: as earlier tasks.
+        priors: that they are of.
+        devices: what each device type is, by its name in the tasks and in the study (see `device_shape`).
+        notes: for people, what was left out and why.
+    """
 
     tasks: tuple[EarlierTask, ...]
     priors: tuple[PriorTask, ...]
+    devices: Mapping[str, Mapping[str, Value]]
     notes: tuple[str, ...]
 
 
@@ -48,6 +56,7 @@ def usable_priors(
     counts as that one, and what it costs is computed from the rates at today's prices.
     """
     tasks, kept, notes = [], [], []
+    shapes: dict[str, Mapping[str, Value]] = {}
     searched = {parameter.name for parameter in space.parameters if len(parameter.values) > 1} - {DEVICE}
     for prior in priors:
         here = _at_home(prior, devices)
@@ -60,7 +69,9 @@ def usable_priors(
             notes.append(f"prior {prior.name}: {', '.join(foreign)} ignored, no parameter of this space")
         tasks.append(_earlier_task(here, space, objective.metric, [slo.metric for slo in slos]))
         kept.append(prior)
-    return UsablePriors(tasks=tuple(tasks), priors=tuple(kept), notes=tuple(notes))
+        shapes |= here.devices
+    shapes |= {device.name: device_shape(device) for device in devices}
+    return UsablePriors(tasks=tuple(tasks), priors=tuple(kept), devices=shapes, notes=tuple(notes))
 
 
 def prior_of_trials(
@@ -129,7 +140,7 @@ def _at_home(prior: PriorTask, devices: Sequence[DeviceType]) -> PriorTask:
                 if (rate := next((metrics[name] for name in rates if name in metrics), 0.0)) > 0
             }
         trials.append(PriorTrial(config=config, metrics=metrics))
-    return PriorTask(name=prior.name, parameters=prior.parameters, trials=tuple(trials), features=prior.features)
+    return replace(prior, devices={names[name]: shape for name, shape in prior.devices.items()}, trials=tuple(trials))
 
 
 def _name_here(name: str, shape: Mapping[str, Value], prior: str, devices: Sequence[DeviceType]) -> str:

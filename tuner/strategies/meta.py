@@ -7,7 +7,7 @@ a uniform part of the rest.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -46,6 +46,7 @@ class MetaSampler(CandidateSampler):
         seed: of every random choice.
         earlier: earlier tasks, rows over the space's parameters in its order (`tuner.priors.earlier_tasks`).
         settings: of the search.
+        descriptors: by parameter and value, numbers that describe it (see `ListedProblem`).
 
     Raises:
         UsageError: there are two objectives.
@@ -60,12 +61,14 @@ class MetaSampler(CandidateSampler):
         *,
         earlier: Sequence[EarlierTask] = (),
         settings: MetaSettings | None = None,
+        descriptors: Mapping[str, Mapping[Value, tuple[float, ...]]] | None = None,
     ) -> None:
         super().__init__(candidates, objectives, slos, seed)
         if len(objectives) != 1:
             raise UsageError(f"The sampler 'meta' searches one objective, not {len(objectives)}. Write sampler: auto.")
         self._earlier = tuple(earlier)
         self._settings = settings
+        self._descriptors = descriptors or {}
         self._cache: HyperparameterCache = {}
 
     def prepare(self) -> None:
@@ -132,6 +135,7 @@ class MetaSampler(CandidateSampler):
             direction=self.objectives[0].direction,
             bounds=tuple(Bound(name=str(slo), limit=slo.bound, at_most=slo.at_most) for slo in self.slos),
             earlier=self._earlier,
+            descriptors=self._descriptors,
         )
 
     def _values(self, row: Rows) -> tuple[Value, ...]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, Protocol, cast
@@ -30,13 +29,13 @@ from tuner.performance.table_choice import tables_for
 from tuner.serving import ContinuousBatching, DynamicBatching, ServedModel, Serving
 from tuner.step import NumberFormat
 from tuner.study import adapters
+from tuner.study.catalogue import catalogue, named_gpu
 from tuner.trial import TrialPlan
 from tuner.units import format_bytes
 from tuner.workload import TokenShapes
 
 MODEL_READERS: Final = "tuner.model_readers"
 OPERATOR_TABLES: Final = "tuner.operator_tables"
-DEVICE_CATALOGUES: Final = "tuner.device_catalogues"
 _CPU_MEMORY: Final = 64e9
 """Of a device type without a limit: no configuration is refused for it."""
 
@@ -186,44 +185,21 @@ def _graph(served: ServedModel, weights: NumberFormat | None) -> ModelGraph:
         raise UnpredictableError(f"The model's operators cannot be read: {error}") from error
 
 
-@functools.lru_cache(maxsize=1)
-def _catalogue() -> Mapping[str, Hardware]:
-    return cast(Callable[[], Mapping[str, Hardware]], adapters.load(DEVICE_CATALOGUES, "shipped"))()
-
-
 def _gpu_table(hardware: Hardware) -> OperatorTable:
     folder = cast(Callable[[], Path], adapters.load(OPERATOR_TABLES, "shipped"))()
-    return tables_for({**_catalogue(), hardware.name: hardware}, folder)[hardware.name]
+    return tables_for({**catalogue(), hardware.name: hardware}, folder)[hardware.name]
 
 
 def _gpu(device: DeviceType) -> Hardware:
     """The catalogue's entry that a device type's GPU is called after."""
     text = device.gpu_model or device.name
-    found = named_gpu(text, _catalogue())
+    found = named_gpu(text, catalogue())
     if found is None:
         raise UnpredictableError(
-            f"The device catalogue has no GPU called {text!r}. {did_you_mean(text, _catalogue())} "
+            f"The device catalogue has no GPU called {text!r}. {did_you_mean(text, catalogue())} "
             f"Write gpu: NAME beside the device {device.name!r}."
         )
     return found if device.gpu_memory_bytes is None else replace(found, memory_bytes=float(device.gpu_memory_bytes))
-
-
-def named_gpu(text: str, catalogue: Mapping[str, Hardware]) -> Hardware | None:
-    """The GPU that `text` names: `h100_sxm`, `H100`, `NVIDIA H100 80GB HBM3`; `None` where none fits."""
-    words = set(re.findall(r"[a-z]+\d+[a-z]*|\d+|[a-z]+", text.lower()))
-    plain = re.sub(r"[^a-z0-9]", "", text.lower())
-    best: tuple[float, Hardware] | None = None
-    for name, hardware in catalogue.items():
-        if plain in (re.sub(r"[^a-z0-9]", "", each.lower()) for each in (name, hardware.label)):
-            return hardware
-        parts = name.split("_")
-        model = "".join(parts[:2]) if parts[0] == "rtx" else parts[0]
-        if model not in words and model not in plain:
-            continue
-        score = 10 * len(model) + sum(part in words for part in parts[1:]) + (parts[-1] == "sxm") * 0.5
-        if best is None or score > best[0]:
-            best = (score, hardware)
-    return None if best is None else best[1]
 
 
 @functools.lru_cache(maxsize=1)

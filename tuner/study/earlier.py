@@ -7,16 +7,19 @@ the library; of each also a hash, by which a changed library is noticed.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from tuner.errors import UsageError
+from tuner.parameter import Value
 from tuner.priors.earlier_tasks import UsablePriors, prior_of_trials, usable_priors
 from tuner.priors.library import PriorLibrary, read_priors
 from tuner.priors.prior_task import PriorTask
 from tuner.space import Space
+from tuner.step import NumberFormat
+from tuner.study.catalogue import catalogue, named_gpu
 from tuner.study.definition import AUTO, META, NONE, Study
 from tuner.study.result import Result
 from tuner.trial import Reason
@@ -105,6 +108,28 @@ def standing_words(priors: Sequence[PriorTask]) -> str:
 def usable(study: Study, space: Space, priors: Sequence[PriorTask]) -> UsablePriors:
     """The priors as earlier tasks of a study of one objective."""
     return usable_priors(priors, space, study.objectives[0], study.slos, study.task.devices)
+
+
+def device_descriptors(devices: Mapping[str, Mapping[str, Value]]) -> dict[Value, tuple[float, ...]]:
+    """Numbers that place device types beside one another: cores, GPUs, their memory, bandwidth and peak.
+
+    Args:
+        devices: by name, what each is (`tuner.priors.earlier_tasks.device_shape`).
+
+    Returns:
+        By name; without those whose GPU the catalogue does not know.
+    """
+    found: dict[Value, tuple[float, ...]] = {}
+    for name, shape in devices.items():
+        gpus = float(shape.get("gpus", 0))
+        hardware = named_gpu(str(shape.get("gpu_model", name)), catalogue()) if gpus else None
+        if gpus and hardware is None:
+            continue
+        memory = 0.0 if hardware is None else float(shape.get("gpu_memory_bytes", hardware.memory_bytes))
+        bandwidth = 0.0 if hardware is None else hardware.bandwidth_bytes_per_s
+        peak = 0.0 if hardware is None else hardware.peak_flops_per_s(NumberFormat.BF16)
+        found[name] = (float(shape.get("cpus", 0)), gpus, gpus * memory, gpus * bandwidth, gpus * peak)
+    return found
 
 
 def to_json(priors: Sequence[PriorTask]) -> str:

@@ -6,14 +6,14 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from tuner.parameter import Config
+from tuner.parameter import DEVICE, Config
 from tuner.priors.prior_task import PriorTask
 from tuner.space import Space
 from tuner.strategies.candidates import Candidates
 from tuner.strategies.prospects import Prospects
 from tuner.strategies.random import RandomSampler
 from tuner.study.definition import AUTO, META, RANDOM, Stopping, Study
-from tuner.study.earlier import usable
+from tuner.study.earlier import device_descriptors, usable
 from tuner.study.record import State, TrialRecord
 from tuner.study.stopping import Ended, StopRule
 
@@ -116,8 +116,9 @@ class Strategy:
         if self.meta:
             from tuner.strategies.meta import MetaSampler  # imports torch: see the class
 
-            earlier = usable(self._study, self._space, self._priors).tasks
-            sampler = MetaSampler(*common, seed=search.seed, earlier=earlier)
+            earlier = usable(self._study, self._space, self._priors)
+            descriptors = {DEVICE: device_descriptors(earlier.devices)}
+            sampler = MetaSampler(*common, seed=search.seed, earlier=earlier.tasks, descriptors=descriptors)
             sampler.prepare()
             return sampler
         if search.sampler in (AUTO, META):

@@ -84,3 +84,37 @@ def test_reversed_earlier_tasks_do_no_lasting_harm() -> None:
 def test_two_objectives_are_refused() -> None:
     with pytest.raises(UsageError, match="one objective"):
         MetaSampler(Candidates.of(SPACE), [OBJECTIVE, OBJECTIVE])
+
+
+@pytest.mark.parametrize(("speed", "asked"), [(4.0, "new"), (0.2, "old")])
+def test_a_device_never_tried_is_ranked_by_its_descriptors(speed: float, asked: str) -> None:
+    speeds = {"old": 1.0, "better": 2.0, "toy": 0.25, "new": speed}
+    tried, devices = ("old", "better", "toy"), ("old", "new")
+    space = Space(
+        parameters=(
+            Parameter(name=DEVICE, values=devices, default="old"),
+            Parameter(name="batch", values=(1, 4, 16), default=1, scale=Scale.LOG),
+        )
+    )
+
+    def throughput(device: str, batch: float, size: float) -> float:
+        return speeds[device] * batch**0.5 / size
+
+    tasks = tuple(
+        EarlierTask(
+            name=(str(size),),
+            rows=tuple((device, batch) for device in tried for batch in (1, 4, 16)),
+            ran=np.ones(9, bool),
+            objective=np.array([throughput(device, batch, size) for device in tried for batch in (1, 4, 16)]),
+            constraints=np.zeros((9, 0)),
+        )
+        for size in (0.7, 1.0, 1.6)
+    )
+    descriptors = {DEVICE: {name: (speed, speed) for name, speed in speeds.items()}}
+    sampler = MetaSampler(Candidates.of(space), [OBJECTIVE], earlier=tasks, descriptors=descriptors)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    first = study.ask(distributions(space))
+    value = throughput("old", 1.0, 1.2)
+    first.set_user_attr(OUTCOME, outcome_to_json(Measurement(metrics={"throughput": Estimate.exact(value)})))
+    study.tell(first, value)
+    assert study.ask(distributions(space)).params[DEVICE] == asked

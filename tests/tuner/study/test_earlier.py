@@ -11,16 +11,17 @@ import numpy as np
 import pytest
 
 import tuner
-from tuner.device import DeviceType
+from tuner.device import DeviceKind, DeviceType
 from tuner.errors import UsageError
 from tuner.metric import MetricRef
 from tuner.objective import Objective
+from tuner.priors.earlier_tasks import device_shape
 from tuner.priors.library import PriorLibrary
 from tuner.priors.prior_task import PriorTask
 from tuner.slo import Slo
 from tuner.strategies.candidates import Candidates
 from tuner.study.definition import AdapterChoice, Budget, Override, Study
-from tuner.study.earlier import remembered
+from tuner.study.earlier import device_descriptors, remembered, usable
 from tuner.study.event import Event, Notice
 from tuner.study.loop import Tuner
 from tuner.testing.fakes import FakeRunner
@@ -209,9 +210,23 @@ def test_devices_are_known_by_what_they_are_and_costs_are_those_of_today(make_st
     )
     made = Tuner(later)
     assert made.result().earlier == ("cheap",)
-    from tuner.study.earlier import usable
-
     task = usable(later, made.space, tuple(PriorLibrary())).tasks[0]
     assert {row[0] for row in task.rows} == {"box"}
     trial = PriorLibrary().get("cheap").trials[1]
     assert task.objective[1] == pytest.approx(2.0 / 3600 * 1e6 / trial.metrics["max_arrival_rate"])
+
+
+def test_a_device_type_never_tried_is_placed_by_what_it_is() -> None:
+    shapes = {
+        device.name: device_shape(device)
+        for device in (
+            DeviceType(name="a", kind=DeviceKind.GPU, gpus=1, gpu_model="A100", price_per_hour=2.0),
+            DeviceType(name="h", kind=DeviceKind.GPU, gpus=2, gpu_model="H100", price_per_hour=5.0),
+            DeviceType(name="cpu", cpus=4, price_per_hour=0.1),
+            DeviceType(name="x", kind=DeviceKind.GPU, gpus=1, gpu_model="a maker's own", price_per_hour=1.0),
+        )
+    }
+    found = device_descriptors(shapes)
+    assert set(found) == {"a", "h", "cpu"}
+    assert all(two > one for one, two in zip(found["a"][1:], found["h"][1:], strict=True))
+    assert found["cpu"] == (4.0, 0.0, 0.0, 0.0, 0.0)
