@@ -35,8 +35,13 @@ from tuner.strategies.bayesian import BayesianSampler
 from tuner.strategies.candidates import Candidates, coordinates, levels
 from tuner.strategies.foreign import ForeignSampler
 from tuner.strategies.history import OUTCOME, History, distributions, outcome_to_json
+from tuner.strategies.listed_problem import EarlierTask
+from tuner.strategies.meta import MetaSampler
+from tuner.strategies.sampler import CandidateSampler
 from tuner.trial import Estimate, Infeasible, Measurement, Outcome, Reason
 
+EARLIER_SPEEDS = (0.5, 0.7, 0.8, 1.3, 1.6, 2.0)
+EARLIER_TRIALS = 40
 OBJECTIVES = (Objective(MetricRef.parse("throughput")),)
 SLOS = (Slo.parse("p99(latency) <= 50 ms"),)
 
@@ -116,9 +121,33 @@ def told(candidates: Candidates, count: int, seed: int) -> optuna.Study:
     return study
 
 
-def ours(candidates: Candidates, study: optuna.Study) -> Callable[[], object]:
-    """Our strategy."""
-    sampler = BayesianSampler(candidates, OBJECTIVES, SLOS)
+def earlier_tasks(candidates: Candidates) -> list[EarlierTask]:
+    """What earlier studies of slower and faster servers left behind."""
+    space, generator = candidates.space, np.random.default_rng(7)
+    tasks = []
+    for speed in EARLIER_SPEEDS:
+        configs = [candidates.config(int(at)) for at in generator.choice(len(candidates), EARLIER_TRIALS, False)]
+        outcomes = [served(config) for config in configs]
+        values = np.array(
+            [[math.nan, math.nan] if isinstance(o, Infeasible) else list(o.values().values()) for o in outcomes]
+        )
+        tasks.append(
+            EarlierTask(
+                name=(f"{speed:g}",),
+                rows=tuple(tuple(space.complete(config).values()) for config in configs),
+                ran=np.isfinite(values[:, 0]),
+                objective=values[:, 0] * speed,
+                constraints=values[:, 1:] / speed,
+            )
+        )
+    return tasks
+
+
+def ours(candidates: Candidates, study: optuna.Study, earlier: list[EarlierTask] | None = None) -> Callable[[], object]:
+    """Our strategy, from scratch or from earlier tasks, whose fit is in the call that does not count."""
+    sampler: CandidateSampler = BayesianSampler(candidates, OBJECTIVES, SLOS)
+    if earlier is not None:
+        sampler = MetaSampler(candidates, OBJECTIVES, SLOS, earlier=earlier)
 
     def suggest() -> object:
         study.sampler = sampler
@@ -189,7 +218,10 @@ def main() -> None:
         enumerated_s = time.perf_counter() - started
         for count in counts:
             study = told(candidates, count, seed=1)
-            contenders = {"serving-tuner": ours(candidates, study)}
+            contenders = {
+                "serving-tuner": ours(candidates, study),
+                "serving-tuner, earlier tasks": ours(candidates, study, earlier_tasks(candidates)),
+            }
             if rivals and not arguments.no_rivals:
                 contenders["Optuna GPSampler"] = optuna_gp(candidates, study)
                 contenders["BoTorch mixed alternating"] = botorch_mixed(candidates, study)

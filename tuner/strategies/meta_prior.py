@@ -17,6 +17,7 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -219,9 +220,7 @@ class _Builder:
         gaussians: list[Gaussian] = []
         if tasks and name == RAN and all((data.values > 0).all() for data in tasks):
             # Nothing ever failed: so it is expected to go on, with a failure taken as news of its neighbourhood.
-            steady = HierarchicalModel(
-                self._encoding, self._target[:1], (), default_hyperparameters(self._encoding)
-            ).alone(self._target)
+            steady = self._smooth[_LENGTHS.index(1.0)]
             sure = Gaussian(steady.mean + 1.0, 0.2 * (steady.covariance - 1.0), steady.noise)
             return [sure] * (3 + len(tasks) + _FRESH)
         if tasks:
@@ -234,19 +233,26 @@ class _Builder:
                 model.alone(self._target),
                 *model.following(self._target, deviation=self._settings.deviation),
             ]
-        default = default_hyperparameters(self._encoding)
-        count = len(self._problem.parameters)
-        for length in _LENGTHS:
-            theta = default.shared.copy()
-            theta[: 2 * count] += math.log(length)
-            smooth = replace(default, shared=theta)
-            base = HierarchicalModel(self._encoding, self._target[:1], (), smooth).alone(self._target)
+        for base in self._smooth:
             for spread in _SPREADS:
                 # A level of its own, known to nobody: the first trial tells it.
                 level = 1.0 if tasks or name == RAN else _UNKNOWN_LEVEL
                 wide = spread**2 * (base.covariance - 1.0) + level
                 gaussians.append(Gaussian(base.mean + (1.0 if name == RAN else 0.0), wide, base.noise))
         return gaussians
+
+    @cached_property
+    def _smooth(self) -> list[Gaussian]:
+        """Default beliefs, one per length scale."""
+        default = default_hyperparameters(self._encoding)
+        count = len(self._problem.parameters)
+        found = []
+        for length in _LENGTHS:
+            theta = default.shared.copy()
+            theta[: 2 * count] += math.log(length)
+            smooth = replace(default, shared=theta)
+            found.append(HierarchicalModel(self._encoding, self._target[:1], (), smooth).alone(self._target))
+        return found
 
     def _hyperparameters(self, name: str, tasks: Sequence[TaskData]) -> Hyperparameters:
         digest = hashlib.sha256(repr((name, self._encoding.values, self._grid_rows, self._scales)).encode())

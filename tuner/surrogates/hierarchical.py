@@ -43,6 +43,25 @@ class Gaussian:
     noise: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Configurations:
+    """What is believed at n configurations; m is the size of the grid.
+
+    Attributes:
+        mean: posterior mean of mu, shape (n,).
+        smooth: prior covariance of mu, shape (n, n).
+        shared, shared_to_grid: posterior covariance of mu, shapes (n, n) and (n, m).
+        own, own_to_grid: prior covariance of a deviation, shapes (n, n) and (n, m).
+    """
+
+    mean: FloatArray
+    smooth: FloatArray
+    shared: FloatArray
+    shared_to_grid: FloatArray
+    own: FloatArray
+    own_to_grid: FloatArray
+
+
 class HierarchicalModel:
     """The posterior of one metric's shared part, given the earlier tasks."""
 
@@ -67,6 +86,7 @@ class HierarchicalModel:
         self._tasks = tuple(tasks)
         self._level = float(np.exp(2.0 * hyperparameters.level))
         self._noise = float(np.exp(2.0 * hyperparameters.noise))
+        self._latest: tuple[IntArray, _Configurations] | None = None
         size = len(codes)
         shared, own = self._shared_covariance(codes, codes), self._own_covariance(codes, codes)
         precision, projected = np.zeros((size, size)), np.zeros(size)
@@ -86,6 +106,10 @@ class HierarchicalModel:
         self._weights: FloatArray = self._whitener.T @ solve_triangular(
             inner, inverse_root * (vectors.T @ projected), lower=True
         )
+        self._grid_prior = shared
+        grid_explained = shared @ self._whitener.T
+        self._grid_shared: FloatArray = shared - grid_explained @ grid_explained.T
+        self._grid_mean: FloatArray = shared @ self._weights
 
     def own(self, codes: IntArray, *, spread: float = 1.0) -> Gaussian:
         """The prior of a new task with a deviation of its own, on configurations of shape (n, p).
@@ -94,14 +118,13 @@ class HierarchicalModel:
             codes: configurations.
             spread: standard deviation of that deviation, relative to the earlier tasks'.
         """
-        mean, shared = self._shared(codes)
-        own = self._own_covariance(codes, codes)
-        return Gaussian(mean, shared + spread**2 * own + self._target_level, self._noise)
+        at = self._at(codes)
+        return Gaussian(at.mean, at.shared + spread**2 * at.own + self._target_level, self._noise)
 
     def alone(self, codes: IntArray) -> Gaussian:
         """The prior of a new task to which nothing but the covariances transfers."""
-        prior = self._shared_covariance(codes, codes) + self._own_covariance(codes, codes)
-        return Gaussian(np.zeros(len(codes)), prior + self._target_level, self._noise)
+        at = self._at(codes)
+        return Gaussian(np.zeros(len(codes)), at.smooth + at.own + self._target_level, self._noise)
 
     def following(self, codes: IntArray, *, deviation: float) -> list[Gaussian]:
         """For each earlier task, the prior of a new task that deviates as that one does.
@@ -111,21 +134,18 @@ class HierarchicalModel:
             deviation: standard deviation of what is left to the new task alone, as a share of a
                 task's own deviation.
         """
-        count = len(codes)
-        mean, shared = self._shared(np.concatenate([codes, self._codes]))
-        own = self._own_covariance(codes, codes)
-        cross_all = self._own_covariance(codes, self._codes)
-        rest = self._target_level + (1.0 + deviation**2) * own
+        at = self._at(codes)
+        rest = self._target_level + (1.0 + deviation**2) * at.own
         followed = []
         for task, inverse in zip(self._tasks, self._inverses, strict=True):
-            cross = cross_all[:, task.index]
+            cross = at.own_to_grid[:, task.index]
             gain = cross @ inverse
-            at = count + task.index
-            lifted = shared[:count, at] @ gain.T
-            covered = shared[:count, :count] - lifted - lifted.T + gain @ shared[np.ix_(at, at)] @ gain.T
+            lifted = at.shared_to_grid[:, task.index] @ gain.T
+            there = self._grid_shared[np.ix_(task.index, task.index)]
+            covered = at.shared - lifted - lifted.T + gain @ there @ gain.T
             followed.append(
                 Gaussian(
-                    mean[:count] + gain @ (task.values - mean[at]),
+                    at.mean + gain @ (task.values - self._grid_mean[task.index]),
                     covered - gain @ cross.T + rest,
                     self._noise,
                 )
@@ -137,12 +157,21 @@ class HierarchicalModel:
         # The spread of few tasks' levels is known badly.
         return self._level * (1.0 + 3.0 / len(self._tasks)) if self._tasks else self._level
 
-    def _shared(self, codes: IntArray) -> tuple[FloatArray, FloatArray]:
-        """Posterior mean and covariance of mu."""
-        cross = self._shared_covariance(codes, self._codes)
-        prior = self._shared_covariance(codes, codes)
-        explained = cross @ self._whitener.T
-        return cross @ self._weights, prior - explained @ explained.T
+    def _at(self, codes: IntArray) -> _Configurations:
+        """What all hypotheses need to know of some configurations, kept for the next one."""
+        if self._latest is None or not np.array_equal(self._latest[0], codes):
+            smooth, to_grid = self._shared_covariance(codes, codes), self._shared_covariance(codes, self._codes)
+            explained, grid_explained = to_grid @ self._whitener.T, self._grid_prior @ self._whitener.T
+            found = _Configurations(
+                mean=to_grid @ self._weights,
+                smooth=smooth,
+                shared=smooth - explained @ explained.T,
+                shared_to_grid=to_grid - explained @ grid_explained.T,
+                own=self._own_covariance(codes, codes),
+                own_to_grid=self._own_covariance(codes, self._codes),
+            )
+            self._latest = (codes, found)
+        return self._latest[1]
 
     def _shared_covariance(self, left: IntArray, right: IntArray) -> FloatArray:
         return self._covariance(self._hyperparameters.shared, left, right)
