@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import dataclasses
 import gzip
 import json
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from scipy.optimize import least_squares
 from profilers.huggingface.reader import HuggingFaceReader
 from search_spaces.device_catalogue import catalogue
 from tuner.model_graph import ModelGraph
+from tuner.performance.calibration import TPOT, TTFT, adjusted
 from tuner.performance.corrections import Corrections, Engine, Learned, Spread
 from tuner.performance.prediction import Predictor
 from tuner.performance.serving_row import Declined, ServingRow, read_row
@@ -88,6 +90,7 @@ def main() -> None:
         report(data, tpot, ttft, by_group=title == "architecture")
         coverage(data, tpot, ttft)
         ranking(data, tpot)
+    calibration(data, tpot, ttft)
     everything = learn(data, np.ones(len(data.places), dtype=bool))
     times = latencies(data.loads, everything)
     print("\nnothing left out (for comparison only)")
@@ -250,6 +253,51 @@ def coverage(data: Data, tpot: Array, ttft: Array) -> None:
                     bounds = spread(error[others])
                     inside[here] = (error[here] >= bounds.low) & (error[here] <= bounds.high)
         print(f"{name} 90 % intervals hold {inside.mean():.1%} of the rows")
+
+
+def calibration(data: Data, tpot: Array, ttft: Array, draws: int = 15, runs: int = 3) -> None:
+    """Errors after `runs` measured runs, drawn by seed, which do not count themselves. Medians over draws."""
+    rows = [row for row in data.rows if isinstance(row, ServingRow)]
+    deployment = [(row.device, row.engine, row.weights, row.experts) for row in rows]
+    kinds: dict[str, list[tuple[object, ...]]] = {
+        "of the model": [(name,) for name in data.model],
+        "of model, device, engine and formats": list(zip(data.model, deployment, strict=True)),
+        "of these and the engine's version": list(
+            zip(data.model, deployment, [row.version for row in rows], strict=True)
+        ),
+    }
+    # all rows of a model are one model to the calibration, requantised or not
+    rows = [dataclasses.replace(row, model=name) for row, name in zip(rows, data.model, strict=True)]
+    print(f"\nleft out by architecture, then calibrated on {runs} measured runs ({draws} draws)")
+    for title, keys in kinds.items():
+        for metric, sharing, predicted, truth in (("TPOT", TPOT, tpot, data.tpot), ("TTFT", TTFT, ttft, data.ttft)):
+            figures = []
+            for seed in range(draws):
+                generator = np.random.default_rng(seed)
+                before, after = np.full(len(rows), np.nan), np.full(len(rows), np.nan)
+                for key in dict.fromkeys(keys):
+                    here = np.array([place for place, other in enumerate(keys) if other == key])
+                    if here.size < runs + 2:
+                        continue
+                    known = generator.permutation(here)[:runs]
+                    asked = np.setdiff1d(here, known)
+                    ratios = np.log(truth[known] / predicted[known])
+                    change = adjusted([rows[p] for p in asked], [rows[p] for p in known], ratios, sharing)
+                    before[asked] = np.abs(predicted[asked] / truth[asked] - 1)
+                    after[asked] = np.abs(predicted[asked] * change.factor / truth[asked] - 1)
+                figures.append(
+                    [
+                        summary(error[data.experts == experts])
+                        for error in (before, after)
+                        for experts in (False, True)
+                        for summary in (np.nanmean, np.nanmedian)
+                    ]
+                )
+            middle = np.median(np.array(figures, dtype=np.float64), axis=0)
+            print(
+                f"{metric}, runs {title}: dense {middle[0]:.1%} -> {middle[4]:.1%} (median {middle[5]:.1%}), "
+                f"experts {middle[2]:.1%} -> {middle[6]:.1%} (median {middle[7]:.1%})"
+            )
 
 
 def ranking(data: Data, tpot: Array) -> None:

@@ -6,14 +6,11 @@ import csv
 import gzip
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Final, TextIO
 
-import numpy as np
-
 from tuner.errors import UsageError
-from tuner.performance.calibration import TPOT, TTFT, adjusted
+from tuner.performance.calibration import MeasuredRun, calibrate
 from tuner.performance.prediction import Prediction, Predictor
 from tuner.performance.serving_row import Declined, ServingRow, read_row
 
@@ -61,22 +58,15 @@ def predict_rows(
         return predictions
     known = parsed(measured)
     at_known = predictor.predict(known)
-    for metric, sharing in (("ttft", TTFT), ("tpot", TPOT)):
-        places, ratios = [], []
-        for place, (values, prediction) in enumerate(zip(measured, at_known, strict=True)):
-            truth, guess = _milliseconds(values.get(f"silicon_{metric}_ms", "")), getattr(prediction, f"{metric}_s")
-            if truth is not None and guess is not None:
-                places.append(place)
-                ratios.append(math.log(truth / 1e3 / guess))
-        asked = [place for place, prediction in enumerate(predictions) if prediction.tpot_s is not None]
-        adjustment = adjusted(
-            [_row(rows[place]) for place in asked],
-            [_row(known[place]) for place in places],
-            np.array(ratios),
-            sharing,
-        )
-        for place, factor, narrowing in zip(asked, adjustment.factor, adjustment.narrowing, strict=True):
-            predictions[place] = _calibrated(predictions[place], metric, float(factor), float(narrowing))
+    runs = [
+        MeasuredRun(row=row, prediction=prediction, ttft_s=_seconds(values, "ttft"), tpot_s=_seconds(values, "tpot"))
+        for values, row, prediction in zip(measured, known, at_known, strict=True)
+        if isinstance(row, ServingRow)
+    ]
+    answered = [place for place, row in enumerate(rows) if isinstance(row, ServingRow)]
+    found = calibrate([_row(rows[place]) for place in answered], [predictions[place] for place in answered], runs)
+    for place, prediction in zip(answered, found, strict=True):
+        predictions[place] = prediction
     return predictions
 
 
@@ -121,22 +111,12 @@ def _columns(prediction: Prediction) -> dict[str, str]:
     return dict(zip(PREDICTED, [*texts, prediction.origin, ""], strict=True))
 
 
-def _calibrated(prediction: Prediction, metric: str, factor: float, narrowing: float) -> Prediction:
-    value, interval = getattr(prediction, f"{metric}_s"), getattr(prediction, f"{metric}_interval_s")
-    assert value is not None
-    if factor == 1.0 and narrowing == 1.0:
-        return prediction
-    bounds = tuple(value * factor * (bound / value) ** narrowing for bound in interval)
-    origin = prediction.origin if "calibrated" in prediction.origin else f"{prediction.origin}, calibrated"
-    return replace(prediction, **{f"{metric}_s": value * factor, f"{metric}_interval_s": bounds, "origin": origin})
-
-
-def _milliseconds(text: str) -> float | None:
+def _seconds(values: dict[str, str], metric: str) -> float | None:
     try:
-        value = float(text)
+        value = float(values.get(f"silicon_{metric}_ms", ""))
     except ValueError:
         return None
-    return value if math.isfinite(value) and value > 0 else None
+    return value / 1e3 if math.isfinite(value) and value > 0 else None
 
 
 def _row(row: ServingRow | Declined) -> ServingRow:

@@ -65,6 +65,7 @@ class ServingRow:
         decode: where tokens are decoded.
         prefill: where prompts are computed, `None` for the same place.
         fixed_lengths: all requests have one length.
+        version: of the engine, empty where it is not known; runs of one version share its errors.
         opening_burst: means include the burst with which the clients of a short benchmark all start.
     """
 
@@ -80,6 +81,7 @@ class ServingRow:
     decode: Placement
     prefill: Placement | None
     fixed_lengths: bool
+    version: str = ""
     opening_burst: bool = True
 
 
@@ -111,6 +113,7 @@ def read_row(values: Mapping[str, str]) -> ServingRow:
         decode=decode,
         prefill=_placement(values, "prefill_") if disaggregated else None,
         fixed_lengths="gap-analysis/" in values.get("source", ""),
+        version=values.get("backend_version", "").strip(),
     )
 
 

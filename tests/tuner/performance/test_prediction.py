@@ -171,6 +171,22 @@ def test_runs_of_other_models_change_nothing(error: float) -> None:
     assert adjustment.narrowing[0] == 1.0
 
 
+def test_a_run_of_the_same_version_says_more_than_one_of_another(predictor: Predictor) -> None:
+    far = {**ROW, "isl": "8192", "batch_size": "256", "tp_size": "4"}
+    plain = predict_rows(predictor, [far])[0]
+    near = predict_rows(predictor, [ROW])[0]
+    assert plain.tpot_s is not None
+    assert near.tpot_s is not None
+    slow = {**ROW, "silicon_tpot_ms": str(near.tpot_s * 1.5e3)}
+    same, other = (
+        predict_rows(predictor, [far], [{**slow, "backend_version": version}])[0].tpot_s
+        for version in ("0.15.0", "0.16.0")
+    )
+    assert same is not None
+    assert other is not None
+    assert plain.tpot_s < other < same
+
+
 def test_the_memory_rule_refuses_what_cannot_fit() -> None:
     graph = model("meta/llama", None)
     assert "exceed" in str(memory_need(graph, Shard(), 16e9, 1024).refusal)
