@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,11 +13,11 @@ from tuner.errors import ModelError
 from tuner.hardware import Hardware
 from tuner.model_graph import ModelGraph
 from tuner.operators import Experts
-from tuner.performance.corrections import Corrections, Learned
+from tuner.performance.corrections import Engine, Learned, Spread
 from tuner.performance.memory import running_sequences
 from tuner.performance.operator_table import OperatorTable
 from tuner.performance.serving_row import Declined, ServingRow, effective_shard, resolved_formats
-from tuner.performance.steady_state import CHUNK_TOKENS, OPENING_SHARE, ClosedLoads, Latencies, latencies
+from tuner.performance.steady_state import CHUNK_TOKENS, OPENING_SHARE, ClosedLoads, latencies
 from tuner.performance.step_time import StepLoads, StepParts, StepTime
 from tuner.step import NumberFormat, Shard
 
@@ -43,23 +44,39 @@ class Prediction:
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """What a row needs timed: rows with one key are timed together."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Deployment:
+    """What rows share that differ only in load: read and derived once."""
 
-    index: int
-    row: ServingRow
+    table: OperatorTable
     graph: ModelGraph
+    engine: Engine
     shard: Shard
     prompt_shard: Shard
     cache: NumberFormat
+    wide: bool
+    origin: str
+    bounds: tuple[float, float, float, float]
+    timing: int
+    rooms: dict[float, float] = dataclasses.field(default_factory=dict)
+
+    def room(self, tokens: float) -> float:
+        """Sequences of `tokens` that its cache holds."""
+        if tokens not in self.rooms:
+            memory = self.table.hardware.memory_bytes
+            self.rooms[tokens] = running_sequences(self.graph, self.shard, memory, tokens, self.cache, self.engine)
+        return self.rooms[tokens]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Plan:
+    """What a row needs timed; rows of one `timing` are timed together."""
+
+    index: int
+    row: ServingRow
+    deployment: _Deployment
     running: float
     waiting: float
-    wide: bool
-
-    @property
-    def key(self) -> tuple[object, ...]:
-        return (self.row.device, id(self.graph), self.shard, self.prompt_shard, self.cache)
 
 
 class Predictor:
@@ -75,6 +92,8 @@ class Predictor:
         self._models, self._tables, self._learned = models, tables, learned
         self._graphs: dict[tuple[str, NumberFormat | None, NumberFormat | None], ModelGraph] = {}
         self._steps: dict[tuple[object, ...], StepTime] = {}
+        self._deployments: dict[tuple[object, ...], _Deployment | Declined | ModelError] = {}
+        self._timings: dict[tuple[object, ...], int] = {}
 
     def predict(self, rows: Sequence[ServingRow | Declined]) -> list[Prediction]:
         """One prediction per row, in order."""
@@ -83,10 +102,18 @@ class Predictor:
         if loads is None:
             return found
         times = latencies(loads, self._learned.corrections)
-        for place, plan_index in enumerate(places):
-            row = rows[plan_index]
+        for index, ttft, tpot in zip(places, times.ttft_s.tolist(), times.tpot_s.tolist(), strict=True):
+            row = rows[index]
             assert isinstance(row, ServingRow)
-            found[plan_index] = self._prediction(row, times, place, bool(loads.separate_prefill[place]))
+            deployment = self._deployment(row)
+            ttft_low, ttft_high, tpot_low, tpot_high = deployment.bounds
+            found[index] = Prediction(
+                ttft_s=ttft,
+                tpot_s=tpot,
+                ttft_interval_s=(ttft * ttft_low, ttft * ttft_high),
+                tpot_interval_s=(tpot * tpot_low, tpot * tpot_high),
+                origin=deployment.origin,
+            )
         return found
 
     def loads(self, rows: Sequence[ServingRow | Declined]) -> tuple[ClosedLoads | None, list[int], list[str]]:
@@ -105,6 +132,34 @@ class Predictor:
         return self._timed(plans), [plan.index for plan in plans], refused
 
     def _plan(self, index: int, row: ServingRow) -> _Plan:
+        deployment = self._deployment(row)
+        batch = row.decode.batch
+        if deployment.wide:
+            batch = batch / deployment.shard.attention_replicas
+        tokens = row.input_tokens + row.output_tokens
+        longest = deployment.graph.max_context
+        if longest is not None and tokens > longest:
+            raise Declined(f"{tokens:g} tokens exceed the model's {longest}")
+        # a run that the rule calls impossible is still predicted with one sequence at a time: rows are of runs that ran
+        room = deployment.room(tokens)
+        return _Plan(index, row, deployment, min(batch, room), max(batch - room, 0.0))
+
+    def _deployment(self, row: ServingRow) -> _Deployment:
+        prefill = None if row.prefill is None else row.prefill.shard
+        key = (
+            row.model, row.device, row.engine.value, row.weights, row.experts, row.quantized, row.decode.shard, prefill,
+        )  # fmt: skip
+        if key not in self._deployments:
+            try:
+                self._deployments[key] = self._read_deployment(row)
+            except (Declined, ModelError) as reason:
+                self._deployments[key] = reason
+        known = self._deployments[key]
+        if isinstance(known, _Deployment):
+            return known
+        raise known
+
+    def _read_deployment(self, row: ServingRow) -> _Deployment:
         table = self._tables.get(row.device)
         if table is None:
             raise Declined(f"device {row.device!r} is not in the catalogue; add it to your own file")
@@ -117,15 +172,20 @@ class Predictor:
         if row.prefill is not None:
             prompt_shard, _ = effective_shard(graph, row.prefill.shard, hardware.node_devices)
         cache = self._cache(row, hardware)
-        batch = row.decode.batch
-        if wide:
-            batch = batch / shard.attention_replicas
-        tokens = row.input_tokens + row.output_tokens
-        if graph.max_context is not None and tokens > graph.max_context:
-            raise Declined(f"{tokens:g} tokens exceed the model's {graph.max_context}")
-        # a run that the rule calls impossible is still predicted with one sequence at a time: rows are of runs that ran
-        room = running_sequences(graph, shard, hardware.memory_bytes, tokens, cache, row.engine)
-        return _Plan(index, row, graph, shard, prompt_shard, cache, min(batch, room), max(batch - room, 0.0), wide)
+        origin = "predicted"
+        if table.is_borrowed:
+            origin += f" (no table of {row.device}: scaled from {table.measured.name} by roofline)"
+        apart = wide or row.prefill is not None
+        factor = (1.6 if table.is_borrowed else 1.0) * (2.0 if apart else 1.0) * (1.5 if graph.assumptions else 1.0)
+        bounds: list[float] = []
+        for metric in ("ttft", "tpot"):
+            # factors that are being learned have no spreads yet
+            spread = self._learned.spread(metric, graph.has_experts) if self._learned.spreads else Spread(low=0, high=0)
+            wider = spread.widened(factor)
+            bounds += [math.exp(wider.low), math.exp(wider.high)]
+        timing = self._timings.setdefault((row.device, id(graph), shard, prompt_shard, cache), len(self._timings))
+        ends = (bounds[0], bounds[1], bounds[2], bounds[3])
+        return _Deployment(table, graph, row.engine, shard, prompt_shard, cache, wide, origin, ends, timing)
 
     def _graph(self, row: ServingRow) -> ModelGraph:
         own = self._read(row.model, None, None)
@@ -149,13 +209,13 @@ class Predictor:
         return NumberFormat.FP8 if eight else NumberFormat.BF16
 
     def _timed(self, plans: list[_Plan]) -> ClosedLoads:
-        groups: dict[tuple[object, ...], list[int]] = {}
+        groups: dict[int, list[int]] = {}
         for place, plan in enumerate(plans):
-            groups.setdefault(plan.key, []).append(place)
+            groups.setdefault(plan.deployment.timing, []).append(place)
         names = [field.name for field in dataclasses.fields(StepParts)]
         sums = {part: {name: np.zeros(len(plans)) for name in names} for part in ("decode", "prompt", "chunk")}
         for places in groups.values():
-            first = plans[places[0]]
+            first = plans[places[0]].deployment
             inputs = np.array([plans[place].row.input_tokens for place in places])
             outputs = np.array([plans[place].row.output_tokens for place in places])
             running = np.array([plans[place].running for place in places])
@@ -174,7 +234,7 @@ class Predictor:
             decode=StepParts(**sums["decode"]),
             prompt=StepParts(**sums["prompt"]),
             chunked_prompt=StepParts(**sums["chunk"]),
-            layers=np.array([float(plan.graph.layers) for plan in plans]),
+            layers=np.array([float(plan.deployment.graph.layers) for plan in plans]),
             running=np.array([plan.running for plan in plans]),
             waiting=np.array([plan.waiting for plan in plans]),
             input_tokens=np.array([row.input_tokens for row in rows]),
@@ -182,36 +242,15 @@ class Predictor:
             engines=[row.engine for row in rows],
             serial_host=np.array([row.serial_host for row in rows]),
             fixed_lengths=np.array([row.fixed_lengths for row in rows]),
-            separate_prefill=np.array([plan.wide or plan.row.prefill is not None for plan in plans]),
+            separate_prefill=np.array([plan.deployment.wide or plan.row.prefill is not None for plan in plans]),
             opening_share=np.array([OPENING_SHARE * row.opening_burst for row in rows]),
-            replicated=np.array([plan.shard.attention_replicas > 1 and not plan.wide for plan in plans]),
+            replicated=np.array(
+                [plan.deployment.shard.attention_replicas > 1 and not plan.deployment.wide for plan in plans]
+            ),
         )
 
-    def _step(self, plan: _Plan, shard: Shard) -> StepTime:
-        key = (plan.row.device, id(plan.graph), shard, plan.cache)
+    def _step(self, deployment: _Deployment, shard: Shard) -> StepTime:
+        key = (deployment.table.hardware.name, id(deployment.graph), shard, deployment.cache)
         if key not in self._steps:
-            self._steps[key] = StepTime(plan.graph, self._tables[plan.row.device], shard, plan.cache)
+            self._steps[key] = StepTime(deployment.graph, deployment.table, shard, deployment.cache)
         return self._steps[key]
-
-    def _prediction(self, row: ServingRow, times: Latencies, place: int, separate: bool) -> Prediction:
-        table = self._tables[row.device]
-        graph = self._graph(row)
-        factor = (1.6 if table.is_borrowed else 1.0) * (2.0 if separate else 1.0) * (1.5 if graph.assumptions else 1.0)
-        origin = "predicted"
-        if table.is_borrowed:
-            origin += f" (no table of {row.device}: scaled from {table.measured.name} by roofline)"
-        ttft, tpot = float(times.ttft_s[place]), float(times.tpot_s[place])
-        wide = {metric: self._learned.spread(metric, graph.has_experts).widened(factor) for metric in ("ttft", "tpot")}
-        return Prediction(
-            ttft_s=ttft,
-            tpot_s=tpot,
-            ttft_interval_s=(ttft * float(np.exp(wide["ttft"].low)), ttft * float(np.exp(wide["ttft"].high))),
-            tpot_interval_s=(tpot * float(np.exp(wide["tpot"].low)), tpot * float(np.exp(wide["tpot"].high))),
-            origin=origin,
-        )
-
-    def with_factors(self, corrections: Corrections) -> Predictor:
-        """The same models and tables with other factors."""
-        other = Predictor(self._models, self._tables, dataclasses.replace(self._learned, corrections=corrections))
-        other._graphs, other._steps = self._graphs, self._steps
-        return other
