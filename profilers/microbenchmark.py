@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -27,6 +28,7 @@ from profilers.probe import Probe
 from profilers.timing import Timing, time_call
 from profilers.torch_calls import torch_call
 from tuner.errors import UnavailableError, UsageError
+from tuner.units import format_bytes
 
 FORMAT: Final = "serving-tuner profile 2"
 
@@ -68,7 +70,7 @@ def profile(
 
     Raises:
         UnavailableError: the device or the runtime is not there.
-        UsageError: the journal belongs to another device, software or number of threads.
+        UsageError: the journal belongs to another device, software or number of threads; a probe exceeds the memory.
     """
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise UnavailableError("No CUDA device is here. Profile with --device cpu, or on a machine with a GPU.")
@@ -77,6 +79,7 @@ def profile(
             "Operators of onnxruntime are timed on the CPU, with onnxruntime installed. "
             "Write --device cpu and install it (pip install onnxruntime), or choose --runtime torch."
         )
+    _check_memory(probes, device)
     if threads is not None:
         torch.set_num_threads(threads)
     origin = _origin(device, runtime)
@@ -109,6 +112,19 @@ def write_profile(found: Profile, path: Path) -> None:
     partial = path.with_name(path.name + ".partial")
     pq.write_table(table, partial, compression="zstd")
     os.replace(partial, path)
+
+
+def _check_memory(probes: Sequence[Probe], device: str) -> None:
+    """Half of what is free must hold the largest probe: absurd lengths end here, not in a killed process."""
+    on_gpu = device.startswith("cuda")
+    free = torch.cuda.mem_get_info(device)[0] if on_gpu else psutil.virtual_memory().available
+    largest = max(probes, key=lambda probe: probe.values_held, default=None)
+    needed = 0.0 if largest is None else largest.values_held * (2.0 if on_gpu else 4.0)
+    if largest is not None and needed > free / 2:
+        raise UsageError(
+            f"Timing {largest.kind} of {largest.rows} rows needs {format_bytes(needed)}, and {format_bytes(free)} of "
+            "memory are free. Choose a smaller batch or fewer tokens."
+        )
 
 
 def _timings(

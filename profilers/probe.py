@@ -74,6 +74,12 @@ class Probe:
             return float(self.inner)
         return 2.0 * self.rows * self.width
 
+    @property
+    def values_held(self) -> float:
+        """Numbers in memory at once: an attention that is not fused also keeps its scores."""
+        scores = self.rows * self.length * (self.width / self.inner) if self.length else 0.0
+        return self.values_moved + 2.0 * scores
+
     def convolution(self) -> Convolution:
         """The convolution that a probe of one times."""
         said: dict[str, Any] = json.loads(self.detail)

@@ -127,7 +127,14 @@ class StepLoad:
     counts_masked: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("prefill_tokens", "prefill_sequences", "decode_sequences", "decode_context", "patches"):
+        for name in (
+            "prefill_tokens",
+            "prefill_sequences",
+            "prefill_context",
+            "decode_sequences",
+            "decode_context",
+            "patches",
+        ):
             value = getattr(self, name)
             if not math.isfinite(value) or value < 0:
                 raise ModelError(f"A step of {name}={value} cannot be. Write a finite number of 0 or more.")

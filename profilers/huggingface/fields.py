@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 from tuner.errors import ModelError
+
+_LARGEST: Final = 2.0**40
+"""No size, count or length in a model comes near it."""
+_LAYERS: Final = 10_000
+"""Each is looked at by itself."""
 
 
 class Fields:
@@ -32,8 +38,10 @@ class Fields:
             value = self._values.get(name)
             if value is None:
                 continue
-            if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value) or value < 0:
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < _LARGEST or value % 1:
                 raise ModelError(f"{self.source}: {name!r} is {value!r}. Write a whole number of 0 or more.")
+            if "layers" in name and value > _LAYERS:
+                raise ModelError(f"{self.source}: {name!r} is {value!r}. Write a number of {_LAYERS} or less.")
             if value == 0 and default is None:
                 raise ModelError(f"{self.source}: {name!r} is 0. Write a whole number above 0.")
             return int(value)

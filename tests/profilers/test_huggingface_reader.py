@@ -212,3 +212,18 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
 def test_heads_that_do_not_divide_are_refused() -> None:
     with pytest.raises(ModelError, match="4 attention heads, which 3 GPUs"):
         graph_of("llama", SMALL).check(Shard.tensor_parallel(3))
+
+
+def test_experts_that_do_not_divide_are_refused() -> None:
+    graph = graph_of("qwen3_moe", SHAPES["qwen3_moe"][1])
+    with pytest.raises(ModelError, match="8 experts, which 3 groups"):
+        graph.check(Shard(expert_parallel=3))
+    with pytest.raises(ModelError, match="cannot be cut 128 ways"):
+        graph.check(Shard(expert_tensor=128))
+
+
+@pytest.mark.parametrize("name", ["prefill_tokens", "prefill_context", "decode_sequences", "decode_context", "patches"])
+@pytest.mark.parametrize("value", [-1.0, float("inf"), float("nan")])
+def test_lengths_that_cannot_be_are_refused(name: str, value: float) -> None:
+    with pytest.raises(ModelError, match=f"{name}="):
+        StepLoad(**{name: value})

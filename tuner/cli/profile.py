@@ -18,11 +18,11 @@ from tuner.cli.progress import shown_progress
 from tuner.errors import UnknownNameError, UsageError
 from tuner.hardware import Hardware
 from tuner.model_graph import ModelGraph, key_operators
-from tuner.operators import Operator
+from tuner.operators import Experts, MatMul, Operator
 from tuner.performance.host_table import profile_folder
 from tuner.performance.step_time import StepLoads, StepTime
 from tuner.performance.table_choice import tables_for
-from tuner.step import OperatorKind, Shard, StepLoad
+from tuner.step import NumberFormat, OperatorKind, Shard, StepLoad
 from tuner.units import format_bytes, format_seconds
 
 _IN_TABLES: Final = frozenset(
@@ -131,10 +131,26 @@ def _looked_up(arguments: argparse.Namespace, graph: ModelGraph) -> _Times:
     folder = cast(Callable[[], Path], installed("tuner.operator_tables", "shipped"))()
     shard = Shard.tensor_parallel(arguments.tensor_parallel)
     graph.check(shard)
+    _say_unpacked(graph, catalogue[arguments.device])
     step = StepTime(graph, tables_for(catalogue, folder)[arguments.device], shard)
     batch, tokens = np.array([float(arguments.batch)]), np.array([float(arguments.tokens)])
     loads = StepLoads.decode(batch, tokens) if arguments.decode else StepLoads.prefill(batch, tokens)
     return lambda operator: (float(step.operator_s(operator, loads)[1][0]), operator.kind in _IN_TABLES)
+
+
+def _say_unpacked(graph: ModelGraph, hardware: Hardware) -> None:
+    """Which formats of weights the device does not multiply in."""
+    formats = {operator.format for operator in graph.operators if isinstance(operator, MatMul | Experts)}
+    for lacking in sorted(format.value for format in formats if not _multiplies(hardware, format)):
+        print(
+            f"note: {hardware.label} does not multiply in {lacking}: weights are unpacked to a wider format first",
+            file=sys.stderr,
+        )
+
+
+def _multiplies(hardware: Hardware, format: NumberFormat) -> bool:
+    """Single precision counts as 16 bits: servers on accelerators convert it on loading."""
+    return hardware.computes(NumberFormat.BF16 if format is NumberFormat.FP32 else format)
 
 
 def _show(graph: ModelGraph, times: _Times, arguments: argparse.Namespace) -> None:
@@ -144,7 +160,8 @@ def _show(graph: ModelGraph, times: _Times, arguments: argparse.Namespace) -> No
     what = "decode" if arguments.decode else "prefill" if graph.generates else "pass"
     table = Table(title=f"{graph.name} on {arguments.device}: {what}, {arguments.batch} x {arguments.tokens} tokens")
     for name in ("operator", "kind", "count", "time", "share", "GFLOP", "moved"):
-        table.add_column(name, justify="left" if name in ("operator", "kind") else "right")
+        left = name in ("operator", "kind")
+        table.add_column(name, justify="left" if left else "right", overflow="fold" if left else "ellipsis")
     found = {operator: times(operator) for operator in graph.operators}
     total = sum(seconds for seconds, _ in found.values())
     keys = key_operators(graph, lambda operator: found[operator][0])
