@@ -23,6 +23,7 @@ class LogGrid:
 
     def __init__(self, axes: Sequence[ArrayLike], values: Array) -> None:
         self._logs = [np.log(np.asarray(axis, dtype=np.float64)) for axis in axes]
+        self._measured = np.isfinite(np.asarray(values, dtype=np.float64))
         self._values = _filled(np.asarray(values, dtype=np.float64))
 
     def __call__(self, *coordinates: ArrayLike) -> Array:
@@ -49,6 +50,27 @@ class LogGrid:
                 index.append(np.minimum(low + upper, len(self._logs[axis]) - 1))
             total += weight * self._values[tuple(index)]
         return total
+
+    def left_out(self) -> tuple[Array, Array]:
+        """Errors of every measured value, as its neighbours along each axis predict it without it.
+
+        Returns:
+            Predicted less measured of the values between two others (interpolated), and of the outermost ones
+            (their neighbour's value held), each flat.
+        """
+        between, outermost = [np.zeros(0)], [np.zeros(0)]
+        for axis, logs in enumerate(self._logs):
+            if len(logs) < 3:
+                continue
+            values, known = np.moveaxis(self._values, axis, -1), np.moveaxis(self._measured, axis, -1)
+            share = (logs[1:-1] - logs[:-2]) / (logs[2:] - logs[:-2])
+            guess = (1.0 - share) * values[..., :-2] + share * values[..., 2:]
+            all_three = known[..., :-2] & known[..., 1:-1] & known[..., 2:]
+            between.append((guess - values[..., 1:-1])[all_three])
+            for end, neighbour in ((0, 1), (-1, -2)):
+                both = known[..., end] & known[..., neighbour]
+                outermost.append((values[..., neighbour] - values[..., end])[both])
+        return np.concatenate(between), np.concatenate(outermost)
 
     def inside(self, *coordinates: float) -> bool:
         """Whether a point lies within all axes."""

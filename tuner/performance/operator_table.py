@@ -8,6 +8,7 @@ measured shape. A device without tables takes the ratios of the most alike devic
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -58,6 +59,23 @@ _ATTENTION_SHAPE: Final = ("head_dim", "window_size", "num_heads", "num_key_valu
 _EXPERT_SHAPE: Final = ("hidden_size", "inter_size", "topk", "num_experts", "moe_tp_size", "moe_ep_size")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableError:
+    """Relative errors of a table at points left out of it.
+
+    Attributes:
+        points: left out, one at a time, between two others.
+        inside, inside_p90: mean and 90 % quantile of those.
+        outside, outside_p90: of the outermost points, from their neighbour's ratio to the roofline.
+    """
+
+    points: int
+    inside: float
+    inside_p90: float
+    outside: float
+    outside_p90: float
+
+
 class OperatorTable:
     """Times of operators on one device, all in seconds, vectorised over the load.
 
@@ -78,6 +96,28 @@ class OperatorTable:
     def is_borrowed(self) -> bool:
         """Whether times are scaled from another device, or from nothing but the roofline."""
         return self._folder is None or self.measured.name != self.hardware.name
+
+    def left_out(self, operator: str) -> TableError | None:
+        """How far off an operator's times are at measured points that are predicted from the others.
+
+        Of the shapes asked about so far, each point along each axis of its grid: half the grid's density, so that the
+        error between the points of the whole grid is smaller. `None` where nothing was measured or asked.
+
+        Args:
+            operator: `gemm`, `context_attention`, `generation_attention`, `moe` or `all_reduce`.
+        """
+        errors = [grid.left_out() for key, grid in self._grids.items() if key[0] == operator]
+        between = np.concatenate([np.zeros(0), *(error[0] for error in errors)])
+        outermost = np.concatenate([np.zeros(0), *(error[1] for error in errors)])
+        if between.size == 0 or outermost.size == 0:
+            return None
+        return TableError(
+            points=between.size,
+            inside=float(np.mean(np.abs(np.expm1(between)))),
+            inside_p90=float(np.quantile(np.abs(np.expm1(between)), 0.9)),
+            outside=float(np.mean(np.abs(np.expm1(outermost)))),
+            outside_p90=float(np.quantile(np.abs(np.expm1(outermost)), 0.9)),
+        )
 
     def matmul_s(self, format: NumberFormat, n: ArrayLike, k: ArrayLike, m: ArrayLike) -> Array:
         """Of [m, k] x [k, n]."""

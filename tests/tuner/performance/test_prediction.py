@@ -70,6 +70,27 @@ def test_a_grid_returns_what_it_was_given() -> None:
     assert grid(1e9, 1e9) == pytest.approx(5.0)
 
 
+def test_a_point_left_out_is_predicted_by_its_neighbours() -> None:
+    grid = LogGrid([np.array([1.0, 2.0, 4.0, 8.0])], np.array([0.0, 1.0, 5.0, 5.5]))
+    between, outermost = grid.left_out()
+    assert between == pytest.approx([1.5, -1.75])
+    assert outermost == pytest.approx([1.0, -0.5])
+
+
+def test_points_that_were_not_measured_are_not_judged() -> None:
+    between, outermost = LogGrid([np.array([1.0, 2.0, 4.0])], np.array([0.0, np.nan, 5.0])).left_out()
+    assert between.size == outermost.size == 0
+
+
+def test_a_table_states_its_error_only_of_what_it_was_asked() -> None:
+    table = OperatorTable(catalogue()["h100_sxm"], folder() / "h100_sxm")
+    assert table.left_out("all_reduce") is None
+    table.all_reduce_s(8, 1e6)
+    error = table.left_out("all_reduce")
+    assert error is not None
+    assert 0.0 < error.inside < 0.5
+
+
 @settings(max_examples=50, deadline=None)
 @given(n=st.integers(64, 30_000), k=st.integers(64, 30_000), m=st.integers(1, 60_000))
 def test_products_are_never_faster_than_their_roofline_by_much(n: int, k: int, m: int) -> None:
