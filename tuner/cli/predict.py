@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import cast
 
 from tuner.cli.performance_inputs import installed, model_source
-from tuner.cli.predict_study import show_study
 from tuner.errors import UsageError
 from tuner.hardware import Hardware
 from tuner.performance.batch_file import predict_rows, read_rows, write_rows
@@ -46,6 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.study is not None:
         if arguments.batch is not None:
             raise UsageError("A study and --batch are two questions. Ask one.")
+        from tuner.cli.predict_study import show_study  # imports optuna, which neither help nor a batch needs
+
         return show_study(arguments.study, arguments.top, arguments.json)
     if arguments.batch is None or arguments.out is None:
         raise UsageError("Nothing to predict. Write a study file, or --batch ROWS.csv --out OUT.csv.")

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from rich.console import Console
 from rich.table import Table
 
-from tuner.cli.wording import config_words, estimate_words, parameters_json
-from tuner.metric import MetricRef
+from tuner.cli.wording import config_words, estimate_words, finite, metrics_json, parameters_json
 from tuner.study.file import load_study
 from tuner.study.forecast import Exclusion, Prospect
 from tuner.study.predictions import Predictions, predict
-from tuner.trial import Estimate
 
 _REASONS: Final = 8
 """Reasons that are printed for people; JSON has them all."""
@@ -72,25 +68,11 @@ def predictions_json(found: Predictions) -> dict[str, object]:
     }
 
 
-def metrics_json(metrics: Mapping[str, Estimate], origin: str) -> dict[str, object]:
-    """Estimates by name, with unit and origin."""
-    return {
-        name: {
-            "value": _finite(each.value),
-            "low": _finite(each.low),
-            "high": _finite(each.high),
-            "unit": MetricRef.parse(name).metric.dimension.value,
-            "origin": origin,
-        }
-        for name, each in metrics.items()
-    }
-
-
 def _prospect_json(prospect: Prospect) -> dict[str, object]:
     return {
         "parameters": parameters_json(prospect.config),
         "holds": prospect.holds,
-        "probability": _finite(prospect.probability),
+        "probability": finite(prospect.probability),
         "metrics": metrics_json(prospect.metrics, "predicted"),
     }
 
@@ -142,7 +124,3 @@ def _reasons(found: Predictions) -> list[str]:
 
 def _reason_line(exclusion: Exclusion) -> str:
     return f"  {exclusion.count:>9,}  {'cannot run: ' if exclusion.surely else ''}{exclusion.reason}"
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -13,7 +13,6 @@ from typing import cast
 import numpy as np
 
 from tuner.cli.performance_inputs import installed, reader
-from tuner.cli.simulate_study import show_simulation
 from tuner.errors import TraceError, UnknownNameError, UsageError
 from tuner.hardware import Hardware
 from tuner.performance.corrections import Engine, shipped
@@ -59,6 +58,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.study is not None:
         if arguments.requests is not None:
             raise UsageError("A study has its own traffic, and --requests is another. Give one of them.")
+        from tuner.cli.simulate_study import show_simulation  # imports optuna, which neither help nor a trace needs
+
         return show_simulation(arguments.study, settings, arguments.json)
     missing = [f"--{name}" for name in ("requests", "model", "device", "out") if getattr(arguments, name) is None]
     if missing:

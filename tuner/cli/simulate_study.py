@@ -10,8 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tuner.cli.predict_study import metrics_json
-from tuner.cli.wording import config_words, excess_words, parameters_json
+from tuner.cli.wording import config_words, excess_words, metrics_json, parameters_json
 from tuner.metric import MetricRef
 from tuner.parameter import Config
 from tuner.slo import excesses

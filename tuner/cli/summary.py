@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from tuner.cli.wording import config_words, estimate_words, excess_words, parameters_json
+from tuner.cli.wording import config_words, estimate_words, excess_words, metrics_json, parameters_json
 from tuner.metric import MetricRef
 from tuner.parameter import Config
 from tuner.strategies.history import Kind
@@ -31,6 +31,7 @@ def summary_words(result: Result) -> str:
         lines.append(_outlook_words(result, result.prospects))
     if result.earlier:
         lines.append(_earlier_words(result))
+    lines += _prediction_lines(result)
     if result.spending is not None and result.spending.wall_s > 0:
         spent = result.spending
         lines.append(
@@ -58,6 +59,7 @@ def summary_json(result: Result) -> dict[str, object]:
         "front": [_evidence_json(result, evidence) for evidence in result.front] if len(study.objectives) > 1 else None,
         "shortfall": _shortfall_json(result.shortfall),
         "trials": [_trial_json(result, record) for record in result.records],
+        "predictions": _predictions_json(result),
         "overhead": None if result.spending is None else result.spending.other_share,
     }
 
@@ -149,6 +151,48 @@ def _measured_words(result: Result, evidence: Evidence) -> str:
     return ", ".join(words) + f" (measured, {trials} {'trial' if trials == 1 else 'trials'})"
 
 
+def _prediction_lines(result: Result) -> list[str]:
+    """What was predicted of the best, how far off predictions were, and what was never asked."""
+    lines = []
+    best = result.best
+    if best is not None and (predicted := best.records[0].predicted) is not None:
+        told = [f"{name} {estimate_words(MetricRef.parse(name), each)}" for name, each in predicted.items()]
+        lines.append(f"predicted  {', '.join(told)} (for the best, before any trial)")
+    for error in result.prediction_errors:
+        words = f"{error.metric} off by {error.raw:.0%} over {error.count} configurations"
+        if error.count > 1:
+            words += f", by {error.calibrated:.0%} once corrected by those measured before"
+        lines.append(f"           {words}" if lines else f"predicted  {words}")
+    note = result.forecast
+    if note is not None and note.excluded:
+        count, reasons = sum(note.excluded.values()), len(note.excluded)
+        most = max(note.excluded, key=lambda reason: note.excluded[reason])
+        more = f" and {reasons - 1} more reasons" if reasons > 1 else ""
+        lines.append(f"never run  {count:,} of {note.looked_at:,} configurations: {most}{more}")
+    return lines
+
+
+def _predictions_json(result: Result) -> dict[str, object] | None:
+    note = result.forecast
+    if note is None:
+        return None
+    return {
+        "nothing_predicted": note.silence or None,
+        "sources": dict(note.origins),
+        "looked_at": note.looked_at,
+        "never_run": dict(note.excluded),
+        "errors": {
+            str(error.metric): {
+                "configurations": error.count,
+                "raw": error.raw,
+                "calibrated": error.calibrated,
+                "inside_interval": error.inside,
+            }
+            for error in result.prediction_errors
+        },
+    }
+
+
 def _evidence_json(result: Result, evidence: Evidence | None) -> dict[str, object] | None:
     if evidence is None:
         return None
@@ -177,6 +221,7 @@ def _trial_json(result: Result, record: TrialRecord) -> dict[str, object]:
         "parameters": parameters_json(record.config),
         "metrics": {n: _finite(e.value) for n, e in record.measurement.metrics.items()} if record.measurement else None,
         "excess": record.excess(result.study.slos) or None,
+        "predicted": metrics_json(record.predicted, "predicted") if record.predicted else None,
         "reason": record.failure.reason.value if record.failure else None,
         "message": record.failure.message if record.failure else record.fault or None,
         "seconds": record.phases.total_s,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from tuner.metric import MetricRef
@@ -66,6 +67,25 @@ def kind_words(kind: Kind) -> str:
 def parameters_json(config: Config) -> Mapping[str, Value]:
     """The configuration as plain values."""
     return dict(config.values)
+
+
+def metrics_json(metrics: Mapping[str, Estimate], origin: str) -> dict[str, object]:
+    """Estimates by name, with unit and origin."""
+    return {
+        name: {
+            "value": finite(each.value),
+            "low": finite(each.low),
+            "high": finite(each.high),
+            "unit": MetricRef.parse(name).metric.dimension.value,
+            "origin": origin,
+        }
+        for name, each in metrics.items()
+    }
+
+
+def finite(value: float) -> float | None:
+    """The value, or `None` where JSON has no number for it."""
+    return value if math.isfinite(value) else None
 
 
 def _value_words(record: TrialRecord, ref: MetricRef) -> str:

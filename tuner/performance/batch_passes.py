@@ -16,14 +16,16 @@ from tuner.performance.step_time import StepLoads, StepTime
 from tuner.serving import DynamicBatching
 from tuner.step import Shard
 
-REQUEST_S: Final = 0.35e-3
+REQUEST_S: Final = 0.08e-3
 """Core time that a server spends on one request outside the model: HTTP, copying tensors in and out."""
-PASS_S: Final = 0.5e-3
+PASS_S: Final = 0.3e-3
 """Core time of one pass outside its operators: scheduling, the hand-over to the backend and back."""
 PARALLEL: Final = 0.85
-"""t threads compute t to this power times as fast as one."""
-CROWDING: Final = 0.3
-"""Threads of a pass wait for one another: on a share f of the cores they want, f to this power is left of that."""
+"""t threads, each with a core, compute t to this power times as fast as one."""
+SPINNING: Final = 0.82
+"""Threads with less than a core each spin while they wait for one another: t of them get t to minus this power done."""
+SHARING: Final = 0.2
+"""k copies to a core drive one another's weights out of its caches: k to minus this power is done."""
 _LAUNCH_S: Final = 4e-6
 _SHARED_GPU: Final = 0.85
 """k copies on one GPU each go at k to minus this power: small passes leave room for one another."""
@@ -92,12 +94,13 @@ class CorePasses(BatchPasses):
         self.origin = table.origin
 
     def speeds(self, settings: DynamicBatching) -> Array:
-        """Busy copies divide the cores; threads beyond the cores they get also wait for one another."""
-        threads = min(settings.threads or self._table.core.count, max(self._table.core.count, 1))
+        """Busy copies divide the cores; beyond one thread to a core, they also get in one another's way."""
+        threads = settings.threads or self._table.core.count
         busy = np.arange(1, settings.instances + 1)
         share = np.minimum(self._cores / (busy * threads), 1.0)
-        crowded = share**CROWDING if threads > 1 else 1.0
-        return np.asarray(threads**PARALLEL * share * crowded)
+        spinning = np.where(share < 1.0, float(threads) ** -SPINNING, 1.0)
+        crowded = np.maximum(busy / self._cores, 1.0) ** -SHARING
+        return np.asarray(threads**PARALLEL * share * spinning * crowded)
 
     def weights_bytes(self) -> float:
         return self._graph.weight_bytes(Shard())

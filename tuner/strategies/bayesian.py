@@ -59,6 +59,10 @@ _LIKELY: Final = 0.5
 _LEAST_SPREAD: Final = 0.5
 """Of the logarithms of an objective that has hardly varied yet."""
 _CONTENDERS: Final = 384
+_PATIENCE: Final = 2
+"""Trials led by predictions that may bring nothing before the search goes on without them."""
+_UPHILL: Final = 0.02
+"""Logarithmic improvement that counts as one."""
 _DRAWS: Final = 128
 _WIDER: Final = 2.0
 """Factor on the spread of draws that say what is left to find: a process fitted to so few trials, most of them where it
@@ -96,7 +100,7 @@ class BayesianSampler(CandidateSampler):
     def choose(self, history: History, open_positions: npt.NDArray[np.bool_], number: int) -> Rows:
         """See `CandidateSampler.choose`."""
         asked = len(np.unique(history.tried_rows, axis=0))
-        if asked < self.startup:
+        if asked < self.startup or (self.guidance.means is not None and not self._led(history)):
             for position in self._design:
                 if open_positions[position]:
                     row: Rows = self.candidates.rows[position]
@@ -110,6 +114,7 @@ class BayesianSampler(CandidateSampler):
 
     def beliefs(self, history: History, hypotheses: int = 0, number: int = 0) -> Beliefs:
         """Models of every metric and of failures, pending trials taken as they are expected to turn out."""
+        means = self.guidance.means if self._led(history) else None
         formed = Beliefs.form(
             history,
             self.candidates.space,
@@ -117,9 +122,27 @@ class BayesianSampler(CandidateSampler):
             self.slos,
             hypotheses=hypotheses,
             seed=self.seed + 1000 * number,
-            prior_means=self._prior_means,
+            prior_means=self._prior_means if means is None else means.trusted(history),
         )
         return formed.believing(np.unique(history.pending_rows, axis=0))
+
+    def _led(self, history: History) -> bool:
+        """Whether predictions lead the search: until trials speak against them, or some in a row bring nothing better.
+
+        A surrogate that stands on a wrong prediction may keep to where that is good, and find nothing to contradict it.
+        What is left of the design is then tried first, as if the search began.
+        """
+        if self.guidance.means is None or not self.guidance.means.rank(history):
+            return False
+        objective = self.objectives[0]
+        gains = dict.fromkeys(history.failed_numbers, -math.inf)
+        for number, values in zip(history.numbers, history.values, strict=True):
+            holds = all(slo.excess(float(values[history.column(slo.metric)])) <= 0 for slo in self.slos)
+            value = float(values[history.column(objective.metric)])
+            gains[number] = math.log(objective.ratio(max(value, 1e-300), 1.0)) if holds else -math.inf
+        best = np.maximum.accumulate([gains[number] for number in sorted(gains)]) if gains else np.zeros(0)
+        first = self.startup + _PATIENCE - 1
+        return all(best[at] > best[at - _PATIENCE] + _UPHILL for at in range(first, len(best)))
 
     def best(self, study: Study) -> Config | None:
         """The measured configuration to recommend: never the luckiest run, but the best posterior mean.

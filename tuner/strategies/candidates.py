@@ -75,7 +75,7 @@ class Candidates:
     def positions(self, rows: Rows) -> Positions:
         """Where `rows`, shape (m, d), stand; -1 for those that are not among the candidates."""
         order, sorted_codes = self._by_code
-        codes = _codes(self.space, rows)
+        codes = row_codes(self.space, rows)
         found = np.full(len(rows), -1, dtype=np.int64)
         for number, first in enumerate(np.searchsorted(sorted_codes, codes)):
             # Codes of a huge space may wrap around, so that equal codes are only probably the same row.
@@ -145,7 +145,7 @@ class Candidates:
     @functools.cached_property
     def _by_code(self) -> tuple[Positions, Positions]:
         """Positions in the order of their codes, and the codes in that order."""
-        codes = _codes(self.space, self.rows)
+        codes = row_codes(self.space, self.rows)
         order = np.argsort(codes)
         return order, codes[order]
 
@@ -240,7 +240,7 @@ def _defaults(space: Space) -> Rows:
     return np.array([parameter.index(parameter.default) for parameter in space.parameters], dtype=np.int16)
 
 
-def _codes(space: Space, rows: Rows) -> Positions:
+def row_codes(space: Space, rows: Rows) -> Positions:
     """One number per row; equal rows have equal codes, and different ones too below 2^63 combinations."""
     codes = np.zeros(len(rows), dtype=np.int64)
     with np.errstate(over="ignore"):
@@ -256,6 +256,6 @@ def _with_default_neighbourhood(space: Space, rows: Rows) -> Rows:
     near = neighbours(space, default)
     if not space.violations(space.default):
         near = np.concatenate([default, near])
-    known = {row.tobytes() for row in rows[np.isin(_codes(space, rows), _codes(space, near))]}
+    known = {row.tobytes() for row in rows[np.isin(row_codes(space, rows), row_codes(space, near))]}
     fresh = np.array([row for row in near if row.tobytes() not in known], dtype=np.int16)
     return np.concatenate([rows, fresh.reshape(-1, rows.shape[1])])

@@ -17,6 +17,7 @@ from tuner.errors import RunError
 from tuner.objective import Objective
 from tuner.slo import Slo
 from tuner.strategies.candidates import Candidates, Rows, config_of
+from tuner.strategies.guidance import Guidance
 from tuner.strategies.history import History, distributions, observations
 
 
@@ -35,6 +36,9 @@ class CandidateSampler(BaseSampler, abc.ABC):
         candidates: what may be asked.
         objectives, slos: of the study.
         seed: of every random choice.
+
+    Attributes:
+        guidance: what is known beforehand; nothing, unless it is set before the first trial is asked.
     """
 
     def __init__(
@@ -44,6 +48,7 @@ class CandidateSampler(BaseSampler, abc.ABC):
         self.objectives = tuple(objectives)
         self.slos = tuple(slos)
         self.seed = seed
+        self.guidance = Guidance()
         self._distributions = distributions(candidates.space)
 
     @abc.abstractmethod
@@ -88,8 +93,10 @@ class CandidateSampler(BaseSampler, abc.ABC):
         space = self.candidates.space
         if open_positions[default]:
             row = self.candidates.rows[default]
+        elif (opening := next((at for at in self.guidance.openings if open_positions[at]), None)) is not None:
+            row = self.candidates.rows[opening]
         else:
-            row = self.choose(history, open_positions, trial.number)
+            row = self._allowed(self.choose(history, open_positions, trial.number), open_positions, trial.number)
         return dict(space.complete(config_of(space, row)))
 
     def sample_independent(
@@ -102,8 +109,19 @@ class CandidateSampler(BaseSampler, abc.ABC):
         """
         raise RunError(f"{param_name!r} is no parameter of this search space.")
 
+    def _allowed(self, row: Rows, open_positions: npt.NDArray[np.bool_], number: int) -> Rows:
+        """`row`, or another one where it surely cannot run, as a neighbour of good ones may."""
+        position = int(self.candidates.positions(row[None])[0])
+        if position not in self.guidance.excluded or not open_positions.any():
+            return row
+        generator = np.random.default_rng([self.seed, number, 3])
+        other: Rows = self.candidates.rows[generator.choice(np.flatnonzero(open_positions))]
+        return other
+
     def _open(self, history: History) -> npt.NDArray[np.bool_]:
         positions = self.candidates.positions(np.unique(history.tried_rows, axis=0))
         mask = np.ones(len(self.candidates), dtype=bool)
         mask[positions[positions >= 0]] = False
+        default = self.candidates.default_position
+        mask[self.guidance.excluded[self.guidance.excluded != default]] = False
         return mask

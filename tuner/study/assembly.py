@@ -151,6 +151,7 @@ class Assembly:
                 priors=priors,
                 remember=sections.search.remember,
                 stop=stop,
+                predictions=sections.search.predictions,
                 confirmations=sections.search.confirmations,
                 seed=sections.search.seed,
             ),

@@ -108,6 +108,7 @@ class SearchOptions:
         priors: earlier tasks: `auto` (those of the user's library that fit), `none`, or a file or folder of them.
         remember: whether the finished study is added to the library.
         stop: when the search ends before its budget; `None` for never.
+        predictions: whether the performance model guides the search, where it can predict.
         confirmations: how often winner and default are measured again, in turn, before the winner is
             recommended.
         seed: of every random choice.
@@ -119,6 +120,7 @@ class SearchOptions:
     priors: str = AUTO
     remember: bool = False
     stop: Stopping | None = field(default_factory=Stopping)
+    predictions: bool = True
     confirmations: int = 2
     seed: int = 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -170,7 +171,8 @@ def device_model(served: ServedModel, device: DeviceType, plan: TrialPlan) -> De
         return Sequences(read, lambda _: table, plan, served.max_tokens)
     if hardware is None:
         host = _host_table()
-        cores = min(device.cpus or host.core.count, float(_cpuset_size(device) or host.core.count))
+        cores = min(device.cpus or math.inf, _cpuset_size(device) or math.inf)
+        cores = cores if math.isfinite(cores) else float(host.core.count)
         on_cores = CorePasses(graph, host, cores, served.rows, served.row_tokens)
         return Batches(on_cores, plan, None if device.memory_bytes is None else float(device.memory_bytes))
     on_gpus = GpuPasses(graph, _gpu_table(hardware), device.gpus, served.rows, served.row_tokens)

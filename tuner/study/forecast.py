@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -115,7 +115,8 @@ class Forecast:
         self._values: dict[MetricRef, Floats] = {}
         self._spreads: dict[MetricRef, Floats] = {}
         self._refusals: list[str] = []
-        self._predict()
+        self._device_of: list[str] = []
+        self._predict(list(self._kinds))
         self.origins = {name: model.origin for name, model in self._models.items()}
 
     @property
@@ -236,41 +237,48 @@ class Forecast:
         return found
 
     def _kind(self, config: Config) -> int | None:
+        """Of a configuration, predicted now where it was not among those looked at."""
         if config.device not in self._models:
             return None
-        return self._kinds.get((config.device, self._served.serving(config)))
+        key = (config.device, self._served.serving(config))
+        if key not in self._kinds:
+            self._kinds[key] = len(self._kinds)
+            self._predict([key])
+        return self._kinds[key]
 
-    def _predict(self) -> None:
-        count = len(self._kinds)
-        self._refusals = [""] * count
-        self._device_of = [device for device, _ in self._kinds]
+    def _predict(self, kinds: Sequence[tuple[str, Serving]]) -> None:
+        """Adds kinds, in this order, with what is predicted of them."""
+        known = len(self._refusals)
+        self._device_of += [device for device, _ in kinds]
+        self._refusals += [""] * len(kinds)
+        for ref in self._values:
+            for columns in (self._values, self._spreads):
+                columns[ref] = np.append(columns[ref], np.full(len(kinds), np.nan))
         for name, model in self._models.items():
-            places = [place for place, device in enumerate(self._device_of) if device == name]
-            settings = [serving for (device, serving) in self._kinds if device == name]
+            places = [known + place for place, (device, _) in enumerate(kinds) if device == name]
             if not places:
                 continue
-            try:
-                found = model.predict(settings)
-            except UnpredictableError as error:
-                self.silent[name] = str(error)
-                continue
+            found = model.predict([serving for device, serving in kinds if device == name])
             for place, reason in zip(places, found.refusals, strict=True):
                 self._refusals[place] = reason
-            for ref, values in found.values.items():
-                self._values.setdefault(ref, np.full(count, np.nan))[places] = values
-                self._spreads.setdefault(ref, np.full(count, np.nan))[places] = found.spreads[ref]
-        self._add_costs(count)
+            for ref in found.values:
+                self._column(self._values, ref)[places] = found.values[ref]
+                self._column(self._spreads, ref)[places] = found.spreads[ref]
+        self._add_costs()
 
-    def _add_costs(self, count: int) -> None:
+    def _column(self, columns: dict[MetricRef, Floats], ref: MetricRef) -> Floats:
+        return columns.setdefault(ref, np.full(len(self._refusals), np.nan))
+
+    def _add_costs(self) -> None:
         prices = np.array([self._study.task.device(name).price_per_second for name in self._device_of])
         self._values[MetricRef(Metric.COST_PER_HOUR)] = prices * 3600.0
-        self._spreads[MetricRef(Metric.COST_PER_HOUR)] = np.zeros(count)
+        self._spreads[MetricRef(Metric.COST_PER_HOUR)] = np.zeros(prices.shape)
         for cost, rates in _COSTS.items():
             rate = next((MetricRef(each) for each in rates if MetricRef(each) in self._values), None)
             if rate is not None:
                 with np.errstate(divide="ignore", invalid="ignore"):
                     self._values[MetricRef(cost)] = prices * 1e6 / self._values[rate]
-                self._spreads[MetricRef(cost)] = self._spreads[rate]
+                self._spreads[MetricRef(cost)] = self._spreads[rate].copy()
 
     def _missed(self, ref: MetricRef, bound: float, at_most: bool) -> npt.NDArray[np.bool_]:
         values = self._values.get(ref)

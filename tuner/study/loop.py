@@ -86,8 +86,10 @@ class Tuner:
         self.watch = watch or _unwatched
         self._store = StudyStore(study, self.space, create=create)
         self._earlier = self._settled(create)
-        self._strategy = Strategy(study, self.space, self._earlier.priors)
+        self._strategy = Strategy(study, self.engine, self.space, self._earlier.priors)
         self._session = Session(started)
+        self._unpredicted: set[str] = set()
+        self._foresight_kept = False
 
     @property
     def default_config(self) -> Config:
@@ -111,7 +113,7 @@ class Tuner:
             return self._ask_for(step.config, step.kind, token)
         if not records:
             return self._ask_for(self.default_config, Kind.SEARCH, token)
-        attempt, config = self._store.ask(self._strategy.sampler(), Kind.SEARCH, token)
+        attempt, config = self._store.ask(self._strategy.sampler(), Kind.SEARCH, token, self._strategy.predicted)
         return Ask(config=config, kind=Kind.SEARCH, attempt=attempt)
 
     def tell(self, ask: Ask, outcome: Outcome) -> TrialRecord:
@@ -120,6 +122,7 @@ class Tuner:
         Raises:
             StorageError: the storage refused, or another attempt has taken the trial over.
         """
+        self._keep_foresight(ask)
         record = self._store.tell(ask.attempt, outcome)
         self._session.add(record)
         self._store.add_session(self._session.entry())
@@ -233,6 +236,8 @@ class Tuner:
         return Result(
             study=self.study,
             study_id=self._store.study_id,
+            space=self.space,
+            forecast=self._store.forecast(),
             engine=self.engine,
             default_config=self.default_config,
             records=tuple(records),
@@ -243,7 +248,23 @@ class Tuner:
         )
 
     def _ask_for(self, config: Config, kind: Kind, token: str) -> Ask:
-        return Ask(config=config, kind=kind, attempt=self._store.ask_for(config, kind, token))
+        predicted = self._strategy.predicted(config)
+        if predicted is None:
+            self._unpredicted.add(token)
+        return Ask(config=config, kind=kind, attempt=self._store.ask_for(config, kind, token, predicted))
+
+    def _keep_foresight(self, ask: Ask) -> None:
+        """Stores how predictions take part, and what was predicted of a trial that began before they were ready."""
+        foresight = self._strategy.foresight
+        if foresight is None:
+            return
+        if not self._foresight_kept:
+            self._store.keep_forecast(foresight.note)
+            self._foresight_kept = True
+        if ask.attempt.token in self._unpredicted:
+            self._unpredicted.discard(ask.attempt.token)
+            if (predicted := foresight.predicted(ask.config)) is not None:
+                self._store.keep_prediction(ask.attempt, predicted)
 
     def _run_one(self, runner: Runner, ask: Ask) -> TrialRecord:
         number = ask.attempt.trial

@@ -13,12 +13,15 @@ from tuner.export.bundle import Deployment, export_files, write_files
 from tuner.metric import MetricRef
 from tuner.parameter import Config
 from tuner.ports import SearchSpace
+from tuner.space import Space
 from tuner.strategies.prospects import Prospects
 from tuner.study.definition import Study
 from tuner.study.evidence import Evidence, gain, gather
+from tuner.study.forecast_note import ForecastNote
 from tuner.study.recommendation import Shortfall, pareto_front, recommended, shortfall
 from tuner.study.record import TrialRecord
 from tuner.study.stopping import Ended
+from tuner.study.study_calibration import Error, StudyCalibration
 from tuner.trial import Estimate
 
 if TYPE_CHECKING:
@@ -53,6 +56,8 @@ class Result:
     Attributes:
         study: what was tuned.
         study_id: unique id in its storage.
+        space: what was searched.
+        forecast: how predictions took part; `None` where nothing is known of that.
         engine: its adapter.
         default_config: the engine's default configuration.
         records: every trial.
@@ -64,6 +69,7 @@ class Result:
 
     study: Study
     study_id: str
+    space: Space
     engine: SearchSpace
     default_config: Config
     records: tuple[TrialRecord, ...]
@@ -71,6 +77,14 @@ class Result:
     prospects: Prospects | None = None
     earlier: tuple[str, ...] = ()
     spending: Spending | None = None
+    forecast: ForecastNote | None = None
+
+    @property
+    def prediction_errors(self) -> list[Error]:
+        """How far predictions were off, for the metrics of objectives and bounds that have any."""
+        named = [objective.metric for objective in self.study.objectives] + [slo.metric for slo in self.study.slos]
+        found = (StudyCalibration(self.space, ref, self.records).error() for ref in dict.fromkeys(named))
+        return [error for error in found if error is not None]
 
     @property
     def stop_reason(self) -> str:

@@ -186,6 +186,11 @@ class SearchSection(Section):
         description="When the search ends before its budget, as little is left to find; or never.",
         examples=[{"after": 10, "gain": "10%"}],
     )
+    predictions: bool = Field(
+        default=True,
+        description="Let the performance model choose the first trials and lead the search, where it can predict.",
+        examples=[False],
+    )
     confirmations: Annotated[int, Field(ge=0, le=100)] = Field(
         default=2,
         description="How often winner and default are measured again before the winner is named.",

@@ -7,6 +7,7 @@ study attribute
 ``fingerprint``    hash of what makes two trials comparable
 ``definition``     the study as JSON, without storage URL
 ``study_id``       unique id that labels containers and processes
+``forecast``       how predictions take part
 ``sessions``       one entry per run of the loop: wall time and how much of it was trials
 ``priors``         the earlier tasks that the search stands on, each with its hash
 ``prospects:N``    what more trials may bring, as believed after N search trials
@@ -30,7 +31,7 @@ import sqlite3
 import time
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -59,6 +60,7 @@ from tuner.strategies.history import (
 from tuner.strategies.prospects import Prospects
 from tuner.study.definition import Study, definition_json, differences
 from tuner.study.faults import masked
+from tuner.study.forecast_note import ForecastNote
 from tuner.study.lease import RENEW_EVERY_S, Lease, LeaseHolder
 from tuner.study.predicted import from_json as predicted_from_json
 from tuner.study.predicted import to_json as predicted_to_json
@@ -76,6 +78,7 @@ _LEASE: Final = "lease"
 _ENDED_AS: Final = "ended_as"
 _FAULT: Final = "fault"
 _PREDICTED: Final = "predicted"
+_FORECAST: Final = "forecast"
 _SHOWN_DIFFERENCES: Final = 4
 
 
@@ -150,8 +153,10 @@ class StudyStore:
             trials = self.optuna.get_trials(deepcopy=False)
         return [self._record(trial) for trial in trials]
 
-    def ask(self, sampler: BaseSampler, kind: Kind, token: str) -> tuple[Attempt, Config]:
-        """Opens a trial whose configuration `sampler` chooses.
+    def ask(
+        self, sampler: BaseSampler, kind: Kind, token: str, predict: Callable[[Config], Mapping[str, Estimate] | None]
+    ) -> tuple[Attempt, Config]:
+        """Opens a trial whose configuration `sampler` chooses, with what `predict` says of it.
 
         The trial enters the storage in one piece, lease and all, so that a process that dies while it asks
         leaves nothing half made; that is why Optuna's own `ask`, which writes parameter by parameter, is
@@ -167,9 +172,11 @@ class StudyStore:
                 if name not in values:
                     values[name] = sampler.sample_independent(self.optuna, draft, name, distribution)
         config = self._space.config(values)
-        return self.ask_for(config, kind, token), config
+        return self.ask_for(config, kind, token, predict(config)), config
 
-    def ask_for(self, config: Config, kind: Kind, token: str) -> Attempt:
+    def ask_for(
+        self, config: Config, kind: Kind, token: str, predicted: Mapping[str, Estimate] | None = None
+    ) -> Attempt:
         """Opens a trial of a given configuration."""
         lease = Lease.of_this_process(token)
         self._holder.tokens.add(token)
@@ -177,7 +184,11 @@ class StudyStore:
             state=TrialState.RUNNING,
             params=self._space.complete(config),
             distributions=self._distributions,
-            user_attrs={_LEASE: lease.to_json(), KIND: kind.value},
+            user_attrs={
+                _LEASE: lease.to_json(),
+                KIND: kind.value,
+                **({} if predicted is None else {_PREDICTED: predicted_to_json(predicted)}),
+            },
         )
         with translated_errors(self._study.storage):
             trial_id = self.optuna._storage.create_new_trial(self.optuna._study_id, template_trial=trial)
@@ -273,6 +284,18 @@ class StudyStore:
             for name, text in attributes.items()
             if name.startswith(_PROSPECTS)
         }
+
+    def keep_forecast(self, note: ForecastNote) -> None:
+        """Keeps how predictions take part, unless that is known already."""
+        with translated_errors(self._study.storage):
+            if self.optuna.user_attrs.get(_FORECAST) != note.to_json():
+                self.optuna.set_user_attr(_FORECAST, note.to_json())
+
+    def forecast(self) -> ForecastNote | None:
+        """What `keep_forecast` kept last."""
+        with translated_errors(self._study.storage):
+            text = self.optuna.user_attrs.get(_FORECAST)
+        return None if text is None else ForecastNote.from_json(str(text))
 
     def add_prospects(self, trials: int, prospects: Prospects) -> None:
         """Keeps what is believed after so many search trials."""

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+import numpy as np
+
 from tuner.parameter import DEVICE, Config
+from tuner.ports import SearchSpace
 from tuner.priors.prior_task import PriorTask
 from tuner.space import Space
-from tuner.strategies.candidates import Candidates
+from tuner.strategies.candidates import Candidates, Positions
+from tuner.strategies.guidance import Guidance
 from tuner.strategies.prospects import Prospects
 from tuner.strategies.random import RandomSampler
+from tuner.strategies.sampler import CandidateSampler
 from tuner.study.definition import AUTO, META, RANDOM, Stopping, Study
 from tuner.study.earlier import device_descriptors, usable
 from tuner.study.record import State, TrialRecord
 from tuner.study.stopping import Ended, StopRule
+from tuner.trial import Estimate
 
 if TYPE_CHECKING:
     import optuna
     from optuna.samplers import BaseSampler
+
+    from tuner.study.foresight import Foresight
 
 
 @runtime_checkable
@@ -38,21 +46,24 @@ class Strategy:
     names another.
 
     Importing torch and BoTorch takes seconds and the first trial is always the default, so `prepare`
-    imports them in a thread while that server starts; the loop lets no load be measured before
-    `wait_until_prepared` returns, since the import would take the load generator's core.
+    imports them, and predicts every candidate, in a thread while that server starts; the loop lets no load be
+    measured before `wait_until_prepared` returns, since the import would take the load generator's core.
 
     Raises:
         SpaceError: no configuration is valid.
     """
 
-    def __init__(self, study: Study, space: Space, priors: Sequence[PriorTask] = ()) -> None:
+    def __init__(self, study: Study, engine: SearchSpace, space: Space, priors: Sequence[PriorTask] = ()) -> None:
         self._study = study
+        self._engine = engine
         self._priors = tuple(priors)
         self._space = space
         self._candidates = Candidates.of(space, seed=study.search.seed)
         self._sampler: BaseSampler | None = None
         self._error: Exception | None = None
         self._thread: threading.Thread | None = None
+        self._foresight: Foresight | None = None
+        self._excluded: Positions = np.zeros(0, dtype=np.int64)
         self.default_config: Config = self._candidates.config(self._candidates.default_position)
 
     def __len__(self) -> int:
@@ -89,6 +100,15 @@ class Strategy:
         assert self._sampler is not None
         return self._sampler
 
+    @property
+    def foresight(self) -> Foresight | None:
+        """What is predicted; `None` until the thread of `prepare` is done."""
+        return None if self._thread is None or self._thread.is_alive() else self._foresight
+
+    def predicted(self, config: Config) -> Mapping[str, Estimate] | None:
+        """What is predicted of a configuration; `None` where nothing is, or not yet."""
+        return None if self.foresight is None else self.foresight.predicted(config)
+
     def prospects(self, study: optuna.Study) -> Prospects | None:
         """What more trials may bring; `None` where the sampler cannot tell, or nothing holds the SLO yet."""
         sampler = self.sampler()
@@ -100,15 +120,31 @@ class Strategy:
     def exhausted(self, records: Sequence[TrialRecord]) -> Ended | None:
         """That every candidate has been tried; `None` while some are left."""
         tried = {record.config for record in records if record.state in (State.DONE, State.RUNNING)}
-        if len(tried) < len(self._candidates):
+        if len(tried) + len(self._excluded) < len(self._candidates):
+            return None
+        never = sum(self._candidates.config(int(at)) not in tried for at in self._excluded)
+        if len(tried) + never < len(self._candidates):
             return None
         return Ended(StopRule.EXHAUSTED, "every valid configuration has been tried")
 
     def _make(self) -> None:
         try:
-            self._sampler = self._made()
+            self._sampler = self._guided(self._made())
         except Exception as error:
             self._error = error
+
+    def _guided(self, sampler: BaseSampler) -> BaseSampler:
+        """The sampler, told what is predicted; one that the user names is only told what cannot run."""
+        from tuner.study.foresight import Foresight  # imports numba: a second that the first trial need not wait for
+
+        self._foresight = Foresight(self._study, self._engine, self._candidates)
+        guidance = self._foresight.guidance()
+        if self._study.search.sampler not in (AUTO, META):
+            guidance = Guidance(excluded=guidance.excluded)
+        self._excluded = guidance.excluded
+        if isinstance(sampler, CandidateSampler):
+            sampler.guidance = guidance
+        return sampler
 
     def _made(self) -> BaseSampler:
         search = self._study.search

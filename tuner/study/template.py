@@ -46,6 +46,7 @@ search:
   # seed: 0
   # priors: auto            # earlier studies of this engine in your library; none, or a file or folder of them
   # remember: true          # add this study to your library when it ends
+  # predictions: false      # do without the performance model
   # stop: never             # go on until the budget ends, even if little is left to find
 
 # How one configuration is measured. All of these are the defaults.

@@ -1,0 +1,41 @@
+"""What a study's storage keeps of its forecast: enough for a report, wherever it is read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForecastNote:
+    """How predictions took part in a study.
+
+    Attributes:
+        silence: why there were none; empty where there were.
+        looked_at: configurations predicted.
+        excluded: of those, how many are never asked as they surely cannot run, by reason.
+        origins: by device type, where predicted times come from.
+    """
+
+    silence: str = ""
+    looked_at: int = 0
+    excluded: Mapping[str, int] = field(default_factory=dict)
+    origins: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """As `from_json` reads it."""
+        return json.dumps(
+            {
+                "silence": self.silence,
+                "looked_at": self.looked_at,
+                "excluded": dict(self.excluded),
+                "origins": dict(self.origins),
+            },
+            sort_keys=True,
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> ForecastNote:
+        """What `to_json` wrote."""
+        return cls(**json.loads(text))
