@@ -66,7 +66,10 @@ def read_table(path: Path) -> Columns:
     except (OSError, ValueError) as error:
         raise UsageError(f"The operator table {path} is damaged: {error}. Restore or rebuild it.") from error
     stated = (table.schema.metadata or {}).get(b"serving_tuner")
-    provenance = json.loads(stated) if stated else {}
+    try:
+        provenance = json.loads(stated) if stated else {}
+    except ValueError as error:
+        raise UsageError(f"The operator table {path} is damaged: {error}. Restore or rebuild it.") from error
     if provenance.get("format") != FORMAT or "latency_code" not in table.column_names:
         raise UsageError(
             f"The operator table {path} states the format {provenance.get('format')!r}; this program reads {FORMAT!r}. "

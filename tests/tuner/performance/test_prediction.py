@@ -8,6 +8,8 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -219,6 +221,10 @@ def test_a_foreign_table_is_refused(tmp_path: Path) -> None:
     (tmp_path / "gemm.parquet").write_bytes(b"nothing")
     with pytest.raises(UsageError, match="is damaged"):
         read_table(tmp_path / "gemm.parquet")
+    words = pa.table({"latency_code": [1]}).replace_schema_metadata({"serving_tuner": "not JSON"})
+    pq.write_table(words, tmp_path / "nccl.parquet")
+    with pytest.raises(UsageError, match="is damaged"):
+        read_table(tmp_path / "nccl.parquet")
 
 
 def test_a_wrong_catalogue_is_refused_with_every_fault(tmp_path: Path) -> None:
