@@ -22,10 +22,10 @@ PASS_S: Final = 0.3e-3
 """Core time of one pass outside its operators: scheduling, the hand-over to the backend and back."""
 PARALLEL: Final = 0.85
 """t threads, each with a core, compute t to this power times as fast as one."""
-SPINNING: Final = 0.82
+SPINNING: Final = 0.3
 """Threads with less than a core each spin while they wait for one another: t of them get t to minus this power done."""
-SHARING: Final = 0.2
-"""k copies to a core drive one another's weights out of its caches: k to minus this power is done."""
+CROWDING: Final = 0.4
+"""All copies' threads spin for a while after their work: on a share f of a core for each, f to this power is left."""
 _LAUNCH_S: Final = 4e-6
 _SHARED_GPU: Final = 0.85
 """k copies on one GPU each go at k to minus this power: small passes leave room for one another."""
@@ -94,12 +94,14 @@ class CorePasses(BatchPasses):
         self.origin = table.origin
 
     def speeds(self, settings: DynamicBatching) -> Array:
-        """Busy copies divide the cores; beyond one thread to a core, they also get in one another's way."""
+        """Busy copies divide the cores; threads beyond the cores also wait for one another."""
         threads = settings.threads or self._table.core.count
         busy = np.arange(1, settings.instances + 1)
         share = np.minimum(self._cores / (busy * threads), 1.0)
+        if threads == 1:
+            return np.asarray(share)
         spinning = np.where(share < 1.0, float(threads) ** -SPINNING, 1.0)
-        crowded = np.maximum(busy / self._cores, 1.0) ** -SHARING
+        crowded = min(self._cores / (settings.instances * threads), 1.0) ** CROWDING
         return np.asarray(threads**PARALLEL * share * spinning * crowded)
 
     def weights_bytes(self) -> float:
