@@ -3,7 +3,7 @@
     python benchmarks/performance_memory.py ../shared/data ../shared/models
 
 `silicon_e2e`: the rule from the model's graph, at the largest share of the memory that an engine is given in practice.
-`parvagpu`: the rule learned from trials, each configuration from the others of its model, and from a few drawn at random.
+`parvagpu`: the rule learned from trials, each configuration from the others of its model, and from a few drawn ones.
 """
 
 from __future__ import annotations
