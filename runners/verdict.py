@@ -25,6 +25,7 @@ _OUT_OF_MEMORY = tuple(
         r"CUDA error: out of memory|cudaErrorMemoryAllocation|CUDA_ERROR_OUT_OF_MEMORY",
         r"CU(DNN|BLAS)_STATUS_ALLOC_FAILED",
         r"No available memory for the cache blocks",
+        r"is less than requested memory for kv",
         r"larger than the available KV cache memory",
         r"larger than the maximum number of tokens that can be stored in KV cache",
         r"Free memory on device .* is less than desired GPU memory utilization",

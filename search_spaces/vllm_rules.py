@@ -16,6 +16,8 @@ from tuner.parameter import DEVICE, Value
 from tuner.space import Rule
 
 GIB: Final = 2**30
+ENGINE_BYTES: Final = 12 * GIB // 10
+"""What vLLM's processes take on a CPU beside weights and cache, at the least: version 0.32 measures 1.24 GiB itself."""
 NOT_QUANTIZED: Final = "none"
 
 _CPU_HEAD_SIZES: Final = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)  # v1/attention/backends/cpu_attn.py
@@ -133,10 +135,11 @@ def _memory_rule(model: LanguageModel, limits: ServingLimits, devices: dict[str,
         value_bytes = 4 if dtype == "float32" else 2
         longest = limits.max_model_len * (model.kv_values_per_token or 0) * value_bytes
         # An FP8 cache would hold twice as much: only what cannot fit in any type is refused.
-        return longest <= 2 * cache_bytes and (memory is None or model.weights_bytes_as(dtype) + cache_bytes <= memory)
+        needed = model.weights_bytes_as(dtype) + cache_bytes + ENGINE_BYTES
+        return longest <= 2 * cache_bytes and (memory is None or needed <= memory)
 
     return Rule(
         over=(DEVICE, "dtype", "kv_cache_gib"),
         holds=fits,
-        says="the key-value cache must hold one longest sequence, and fit into the device's memory beside the weights",
+        says="the key-value cache must hold one longest sequence, and fit into the memory beside weights and engine",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -95,3 +96,10 @@ def test_quantisation_is_tried_only_where_asked_for(model: Path) -> None:
     space = LOSSY.space(task(model, CPU, H100))
     on_cpu = space.config({**space.complete(space.default), "quantization": "fp8"})
     assert any("on GPUs only" in violation for violation in space.violations(on_cpu))
+
+
+@pytest.mark.parametrize(("memory_gib", "fits"), [(1.5, False), (2.0, False), (2.4, True), (8.0, True)])
+def test_the_cache_leaves_room_for_the_engine_itself(model: Path, memory_gib: float, fits: bool) -> None:
+    space = EXACT.space(task(model, replace(CPU, memory_bytes=round(memory_gib * GIB))))
+    assert space.default["kv_cache_gib"] == 1
+    assert any("fit into the memory" in each for each in space.violations(space.default)) is not fits
