@@ -22,9 +22,9 @@ PASS_S: Final = 0.3e-3
 """Core time of one pass outside its operators: scheduling, the hand-over to the backend and back."""
 PARALLEL: Final = 0.85
 """t threads, each with a core, compute t to this power times as fast as one."""
-SPINNING: Final = 0.3
+SPINNING: Final = 0.4
 """Threads with less than a core each spin while they wait for one another: t of them get t to minus this power done."""
-CROWDING: Final = 0.4
+CROWDING: Final = 0.3
 """All copies' threads spin for a while after their work: on a share f of a core for each, f to this power is left."""
 _LAUNCH_S: Final = 4e-6
 _SHARED_GPU: Final = 0.85

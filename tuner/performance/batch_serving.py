@@ -24,6 +24,8 @@ from tuner.workload import ClosedLoop, OpenLoop, RateBracket
 
 CLIENT_S: Final = 0.2e-3
 """Time of an answer outside the server: the network, and the client's own work."""
+ANSWER_S: Final = 0.1e-3
+"""Time between two answers of one batch: they leave one after another."""
 _KEEPS_UP: Final = 0.98
 """Share of the offered requests that must be answered for a rate to hold."""
 _MOST: Final = 20_000
@@ -68,7 +70,8 @@ class BatchServing:
             least = service.min() / max(float(speeds.max()), 1e-9) / settings.max_batch_size
             requests = max(requests, int(self._plan.load_s / max(least, (least + think) / arrival.clients)))
         requests = min(requests, max(_MOST, 4 * arrival.clients))
-        served = simulate_clients(arrival.clients, think, requests, _copies(settings, speeds), service, speeds)
+        copies = _copies(settings, speeds)
+        served = simulate_clients(arrival.clients, think, requests, copies, service, speeds, ANSWER_S)
         ended = np.sort(served.finished_s)
         # the clients start together, and towards the end fewer and fewer of them are left
         start = float(ended[max(2 * arrival.clients, requests // 4) - 1])

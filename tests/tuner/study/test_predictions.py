@@ -73,7 +73,7 @@ def test_prediction_and_simulation_agree(make_study: StudyMaker) -> None:
     best = predict(study, count=1).best["cpu-4"][0]
     simulated = simulate(study, best.config).value(THROUGHPUT)
     assert simulated is not None
-    assert abs(math.log(simulated / best.metrics["throughput"].value)) < 0.05
+    assert abs(math.log(simulated / best.metrics["throughput"].value)) < 0.1
 
 
 def test_faults_of_settings_are_told_together(make_study: StudyMaker) -> None:

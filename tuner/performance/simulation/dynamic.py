@@ -56,6 +56,7 @@ def simulate_clients(
     settings: DynamicBatching,
     service_s: Array,
     speeds: Array | None = None,
+    gap_s: float = 0.0,
 ) -> Batched:
     """Runs `requests` of a closed loop: each client sends its next one a think time after an answer.
 
@@ -64,15 +65,22 @@ def simulate_clients(
         think_time_s: pause of each.
         requests: how many are served in all; at least as many as clients.
         settings, service_s, speeds: as in `simulate_dynamic`.
+        gap_s: between two answers of one batch; without one, its clients would come back all at the same instant.
     """
     if not 1 <= clients <= requests or think_time_s < 0:
         raise UsageError(f"{clients} clients that send {requests} requests are no closed loop. Write 1 or more.")
     arrival = np.zeros(requests)
-    return _simulated(arrival, clients, think_time_s, settings, service_s, speeds)
+    return _simulated(arrival, clients, think_time_s, settings, service_s, speeds, gap_s)
 
 
 def _simulated(
-    arrival_s: Array, known: int, think_time_s: float, settings: DynamicBatching, service_s: Array, speeds: Array | None
+    arrival_s: Array,
+    known: int,
+    think_time_s: float,
+    settings: DynamicBatching,
+    service_s: Array,
+    speeds: Array | None,
+    gap_s: float = 0.0,
 ) -> Batched:
     if service_s.shape != (settings.max_batch_size,) or np.any(service_s <= 0):
         raise UsageError(f"service_s has the shape {service_s.shape}: give a time above 0 s for every batch size.")
@@ -91,6 +99,7 @@ def _simulated(
         settings.instances,
         service_s.astype(np.float64),
         speeds.astype(np.float64),
+        gap_s,
     )
     return Batched(arrived_s=arrived, started_s=started, finished_s=finished, batch_sizes=sizes)
 
@@ -105,6 +114,7 @@ def _run_python(
     instances: Any,
     service: Any,
     speeds: Any,
+    gap: Any,
 ) -> Any:
     """Event by event; `known` requests have an arrival yet, in a closed loop each answer makes one more."""
     n = arrival.shape[0]
@@ -152,9 +162,13 @@ def _run_python(
                 left[i] -= (then - now) * speed
                 if left[i] <= 1e-12 or (then == ends and left[i] <= soonest * 1e-9):
                     for r in range(first[i], first[i] + count[i]):
-                        finished[r] = then
+                        finished[r] = then + (r - first[i]) * gap
                         if known < n:
-                            arrival[known] = then + think
+                            at = known  # among those to come, in order of time
+                            while at > tail and arrival[at - 1] > finished[r] + think:
+                                arrival[at] = arrival[at - 1]
+                                at -= 1
+                            arrival[at] = finished[r] + think
                             known += 1
                     done += count[i]
                     count[i] = 0
