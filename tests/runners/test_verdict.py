@@ -41,7 +41,7 @@ def test_refusal_counts_only_before_the_server_is_ready() -> None:
         "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 MiB.",
         "RuntimeError: CUDA error: out of memory",
         "ValueError: No available memory for the cache blocks. Try increasing `gpu_memory_utilization`",
-        "Available memory on node 0 (1.88/3.12 GiB) on kv cache allocation is less than requested memory for kv (2 GiB).",
+        "Available memory on node 0 (1.88/3.12 GiB) on KV allocation is less than requested memory for kv (2 GiB).",
         "(4.0 GiB KV cache is needed, which is larger than the available KV cache memory (1.2 GiB).",
         "RuntimeError: [enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory",
         "terminate called after throwing an instance of 'std::bad_alloc'",
