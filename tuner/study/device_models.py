@@ -14,7 +14,7 @@ import numpy as np
 from tuner.device import DeviceKind, DeviceType
 from tuner.errors import TunerError, UnpredictableError, did_you_mean
 from tuner.hardware import Hardware
-from tuner.metric import MetricRef
+from tuner.metric import Metric, MetricRef
 from tuner.model_graph import ModelGraph
 from tuner.performance.batch_passes import PARALLEL, BatchPasses, CorePasses, GpuPasses
 from tuner.performance.batch_serving import BatchServing
@@ -37,6 +37,8 @@ from tuner.workload import TokenShapes
 
 MODEL_READERS: Final = "tuner.model_readers"
 OPERATOR_TABLES: Final = "tuner.operator_tables"
+_TAIL: Final = 2.0
+"""Latencies, of which the tail matters, are off by more than rates are."""
 _CPU_MEMORY: Final = 64e9
 """Of a device type without a limit: no configuration is refused for it."""
 
@@ -94,10 +96,9 @@ class Batches:
             if not refusals[place]:
                 for ref, value in self._serving.metrics(each).items():
                     values.setdefault(ref, np.full(len(settings), np.nan))[place] = value
-        spread = np.full(len(settings), self.passes.spread)
-        return PredictedMetrics(
-            values=values, spreads=dict.fromkeys(values, spread), refusals=tuple(refusals), origin=self.origin
-        )
+        one = np.full(len(settings), self.passes.spread)
+        spreads = {ref: one * (_TAIL if ref.metric is Metric.LATENCY else 1.0) for ref in values}
+        return PredictedMetrics(values=values, spreads=spreads, refusals=tuple(refusals), origin=self.origin)
 
     def simulate(self, settings: Serving) -> SimulatedLoad:
         """See `DeviceModel.simulate`."""
