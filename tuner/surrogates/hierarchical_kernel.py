@@ -151,8 +151,8 @@ def covariance(
 
 
 def _looked_up(table: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-    """`table[rows[:, None], columns[None, :]]`, in a third of the time."""
-    return table.index_select(0, rows).index_select(1, columns)
+    """`table[rows[:, None], columns[None, :]]`, by copying whole rows: several times faster."""
+    return table.index_select(1, columns).index_select(0, rows)
 
 
 def _latent_places(embedding: torch.Tensor, tables: KernelTables, codes: torch.Tensor) -> torch.Tensor:
