@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Final
 
 from tuner.cli.wording import config_words, estimate_words, excess_words, metrics_json, parameters_json
 from tuner.metric import MetricRef
@@ -16,6 +17,9 @@ from tuner.study.record import State, TrialRecord
 from tuner.study.result import Result, metric_values
 from tuner.trial import Estimate
 from tuner.units import format_seconds
+
+_TOLD_GAIN: Final = 0.5
+"""Expected gains above are not told to people."""
 
 
 def summary_words(result: Result) -> str:
@@ -94,7 +98,9 @@ def _best_lines(result: Result, best: Evidence) -> list[str]:
 
 
 def _outlook_words(result: Result, prospects: Prospects) -> str:
-    gain = f"{prospects.expected_gain:.1%}" if math.isfinite(prospects.expected_gain) else "an unknown amount"
+    # Beliefs are widened on purpose, and of a wide one the mean gain says how wide it is rather than what to expect.
+    told = prospects.expected_gain <= _TOLD_GAIN
+    gain = f"{prospects.expected_gain:.1%}" if told else "an amount too uncertain to tell"
     words = (
         f"outlook    within {prospects.tolerance:.0%} of the best with probability {prospects.within:.0%}, one more "
         f"trial would gain {gain} (predicted"
