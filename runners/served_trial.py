@@ -210,7 +210,10 @@ class ServedTrial:
         except (_LoadEndedEarly, TunerError) as caught:
             error = caught
         after_s = time.monotonic() - began
-        good = measurement is not None and error_rate(measurement) <= self.plan.max_error_rate
+        good = measurement is not None and (
+            # One that was ended early has been told from requests that it had not answered yet, maybe from all.
+            measurement.ended_early is not None or error_rate(measurement) <= self.plan.max_error_rate
+        )
         # A server that has died explains whatever the driver says, so that is looked at first; word of its
         # end may come a moment after the last connection has broken.
         ended = self.server.exited(0.0 if good else _SETTLE_S)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from tuner.device import DeviceType
+from tuner.early_end import EarlyEnd, OneSided
 from tuner.metric import Metric
 from tuner.trial import Estimate, Measurement
 
@@ -13,7 +15,8 @@ def with_costs(measurement: Measurement, device: DeviceType) -> Measurement:
     """`measurement` with the cost metrics of `device` added, in its windows too.
 
     cost per million = price per second x 10^6 / rate, where the rate is the highest arrival rate that
-    held the SLO if it was searched, else the completed requests (or output tokens) per second.
+    held the SLO if it was searched, else the completed requests (or output tokens) per second. A bound on a rate is
+    one on the cost.
     """
     request_rate = (
         Metric.MAX_ARRIVAL_RATE if Metric.MAX_ARRIVAL_RATE.value in measurement.metrics else Metric.THROUGHPUT
@@ -42,7 +45,19 @@ def with_costs(measurement: Measurement, device: DeviceType) -> Measurement:
         )
         for window in measurement.windows
     )
-    return replace(measurement, metrics=metrics, windows=windows)
+    ended = measurement.ended_early
+    if ended is not None:
+        ended = _with_cost_bounds(ended, rates, device.price_per_second * 1e6)
+    return replace(measurement, metrics=metrics, windows=windows, ended_early=ended)
+
+
+def _with_cost_bounds(ended: EarlyEnd, rates: Mapping[Metric, Metric], numerator: float) -> EarlyEnd:
+    bounds = dict(ended.bounds)
+    for cost, rate in rates.items():
+        found = bounds.get(rate.value)
+        if found is not None and found.value > 0:
+            bounds[cost.value] = OneSided(value=numerator / found.value, side=found.side.other)
+    return replace(ended, bounds=bounds)
 
 
 def _cost_of(numerator: float, rate: Estimate) -> Estimate:

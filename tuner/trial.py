@@ -10,6 +10,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from tuner.early_end import EarlyEnd, Limit
 from tuner.errors import UsageError
 from tuner.metric import MetricRef
 from tuner.slo import Slo
@@ -40,6 +41,7 @@ class TrialPlan:
         start_deadline_s: the server must be ready within, s.
         stop_deadline_s: the server must be gone within, s; then it is killed.
         seed: of arrivals and request contents; the same for every trial, so that all see one traffic.
+        limits: beyond which a trial cannot matter, so that its load may end early; none measures to the end.
     """
 
     workload: Workload
@@ -53,6 +55,7 @@ class TrialPlan:
     start_deadline_s: float = 300.0
     stop_deadline_s: float = 20.0
     seed: int = 0
+    limits: tuple[Limit, ...] = ()
 
     def __post_init__(self) -> None:
         if self.windows < 1 or not self.window_s > 0 or self.warmup_s < 0:
@@ -145,6 +148,8 @@ class Measurement:
         errors: some distinct error texts.
         phases: where the wall time went.
         origin: measured, simulated or predicted.
+        ended_early: that the load was ended before its end; `metrics` then are those of the windows until then, and no
+            substitute for a measurement. `None` where it was not.
     """
 
     metrics: Mapping[str, Estimate]
@@ -158,15 +163,21 @@ class Measurement:
     errors: tuple[str, ...] = ()
     phases: Phases = field(default_factory=Phases)
     origin: Origin = Origin.MEASURED
+    ended_early: EarlyEnd | None = None
 
     def value(self, ref: MetricRef) -> float | None:
-        """The number for `ref`, or `None` where the trial has none."""
+        """The number for `ref`, its bound where the load was ended early for it, or `None` where there is neither."""
+        bound = None if self.ended_early is None else self.ended_early.bounds.get(str(ref))
+        if bound is not None:
+            return bound.value
         estimate = self.metrics.get(str(ref))
         return None if estimate is None else estimate.value
 
     def values(self) -> dict[MetricRef, float]:
-        """Every number, by reference."""
-        return {MetricRef.parse(name): estimate.value for name, estimate in self.metrics.items()}
+        """Every number, or its bound, by reference."""
+        found = {MetricRef.parse(name): estimate.value for name, estimate in self.metrics.items()}
+        bounds = {} if self.ended_early is None else self.ended_early.bounds
+        return found | {MetricRef.parse(name): bound.value for name, bound in bounds.items()}
 
 
 class Reason(enum.Enum):

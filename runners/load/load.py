@@ -44,7 +44,7 @@ class LoadResult:
     Attributes:
         records: all requests.
         busy: share of a core that the generator used, per window.
-        cut_short: the spectator saw no hope.
+        cut_short: a spectator saw no hope.
     """
 
     records: Records
@@ -63,13 +63,13 @@ class Load:
         *,
         report: Callable[[Progress], None],
         note: str = "",
-        spectator: Spectator | None = None,
+        spectators: Sequence[Spectator] = (),
     ) -> None:
         self._magazine = magazine
         self._plan = plan
         self._report = report
         self._note = note
-        self._spectator = spectator
+        self._spectators = tuple(spectators)
         self._client = Client(endpoint, timeout_s=plan.request_timeout_s, on_settled=self._settled)
         self._exchanges: list[Exchange] = []
         self._counted_open = 0
@@ -94,6 +94,8 @@ class Load:
             self._start_s = time.perf_counter() + _LEAD_S
             self._first_s = self._start_s + plan.warmup_s
             self._last_s = self._start_s + plan.load_s
+            for spectator in self._spectators:
+                spectator.started(self._first_s)
             with precedence():
                 pacer.start(self._start_s)
                 busy, cut_short = await self._supervise(pacer)
@@ -131,7 +133,7 @@ class Load:
                 )
             if now_s >= self._last_s and now_s - behind_s >= self._last_s and self._counted_open == 0:
                 break
-            if self._spectator is not None and self._spectator.hopeless(self._client.open_exchanges, now_s):
+            if any(spectator.hopeless(self._client.open_exchanges, now_s) for spectator in self._spectators):
                 return _shares(usage), True
         return _shares(usage), False
 
@@ -147,8 +149,8 @@ class Load:
     def _settled(self, exchange: Exchange) -> None:
         if exchange.counted:
             self._counted_open -= 1
-            if self._spectator is not None:
-                self._spectator.settled(exchange)
+        for spectator in self._spectators:
+            spectator.settled(exchange)
         if self._pacer is not None:
             self._pacer.settled(exchange)
 

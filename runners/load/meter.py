@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -14,6 +14,7 @@ from runners.load.client import Client
 from runners.load.exchange import Exchange, Fate
 from runners.load.http_head import Endpoint
 from runners.load.lateness import by_window, generator_bound
+from runners.load.limits import LimitWatch
 from runners.load.load import PROGRESS_S, Load, LoadResult
 from runners.load.measurement import summarise
 from runners.load.pacing import ClosedLoopPacer, OpenLoopPacer
@@ -21,9 +22,10 @@ from runners.load.rate_probe import Verdict, judge
 from runners.load.rate_search import RateSearch
 from runners.load.source import Magazine, make_source
 from runners.load.spectator import FailureLimit, HopelessProbe, Spectator
+from tuner.early_end import EarlyEnd, Limit, OneSided, Side
 from tuner.errors import GeneratorBoundError, UnavailableError
 from tuner.launch import RequestSpec
-from tuner.metric import Metric
+from tuner.metric import Metric, MetricRef
 from tuner.trial import Estimate, Measurement, Phase, Progress, RateProbe, TrialPlan
 from tuner.workload import ClosedLoop, OpenLoop, RateBracket, TraceReplay
 
@@ -70,21 +72,41 @@ class Meter:
         if isinstance(arrival, OpenLoop) and isinstance(arrival.rate_rps, RateBracket):
             return await self._search(arrival, arrival.rate_rps)
         if isinstance(arrival, ClosedLoop):
-            result = await self._load().run(lambda send, idle: ClosedLoopPacer(arrival, send, idle))
+            watch = LimitWatch(self._plan, None)
+            result = await self._load(spectators=[watch]).run(lambda send, idle: ClosedLoopPacer(arrival, send, idle))
         else:
             arrivals = self._arrivals(arrival, None)
-            limit = FailureLimit(self._expected(arrivals), self._plan.max_error_rate)
-            result = await self._run_open(arrivals, self._load(spectator=limit))
+            expected = self._expected(arrivals)
+            watch = LimitWatch(self._plan, expected)
+            failures = FailureLimit(expected, self._plan.max_error_rate)
+            result = await self._run_open(arrivals, self._load(spectators=[failures, watch]))
+        if watch.passed:
+            return self._ended_early(result, watch)
         measurement = summarise(result.records, self._plan)
         if result.cut_short:
             note = f"the load was ended after {result.records.ended_s:.1f} s, as too many requests had failed"
             return replace(measurement, errors=(*measurement.errors, note))
-        blame = generator_bound(
-            by_window(result.records, self._plan, result.busy), closed_loop=isinstance(arrival, ClosedLoop)
+        self._refuse_generator_bound(result, self._plan)
+        return measurement
+
+    def _ended_early(self, result: LoadResult, watch: LimitWatch) -> Measurement:
+        """What the complete windows of a load show that was ended as it was beyond a limit."""
+        plan = replace(self._plan, windows=watch.windows)
+        within = result.records.due_s < plan.load_s
+        result = replace(result, records=replace(result.records, counted=result.records.counted & within))
+        self._refuse_generator_bound(result, plan)
+        ended = EarlyEnd(
+            after_s=result.records.ended_s,
+            bounds={str(limit.slo.metric): bound for limit, bound in watch.passed.items()},
+            limits=tuple(watch.passed),
         )
+        return replace(summarise(result.records, plan), ended_early=ended)
+
+    def _refuse_generator_bound(self, result: LoadResult, plan: TrialPlan) -> None:
+        closed = isinstance(plan.workload.arrival, ClosedLoop)
+        blame = generator_bound(by_window(result.records, plan, result.busy), closed_loop=closed)
         if blame is not None:
             raise GeneratorBoundError(blame)
-        return measurement
 
     async def _search(self, arrival: OpenLoop, bracket: RateBracket) -> Measurement:
         search = RateSearch(bracket)
@@ -92,6 +114,7 @@ class Meter:
         best: Measurement | None = None
         last: _Probed | None = None
         blame: str | None = None
+        began_s = time.perf_counter()
         while (rate := search.next_rate()) is not None and len(probes) < search.max_probes:
             last = await self._probe(arrival, rate, bracket, number=len(probes) + 1)
             probe = RateProbe(rate_rps=rate, held=last.verdict.held, excess=last.verdict.excess)
@@ -102,6 +125,9 @@ class Meter:
                 # What matters in the end is why the lowest failing rate failed.
                 blame = last.bound_by_generator
             search.tell(probe, served_rps=last.served_rps)
+            limits = self._below_limits(search) if blame is None else ()
+            if best is not None and limits and search.next_rate() is not None:
+                return _below_all(best, probes, search, limits, time.perf_counter() - began_s)
         if blame is not None:
             raise GeneratorBoundError(
                 f"The search for the highest rate ended at {probes[-1].rate_rps:.4g} rps. {blame}"
@@ -113,12 +139,20 @@ class Meter:
         metrics = {**best.metrics, Metric.MAX_ARRIVAL_RATE.value: rate_estimate}
         return replace(best, metrics=metrics, probes=tuple(probes))
 
+    def _below_limits(self, search: RateSearch) -> tuple[Limit, ...]:
+        """The limits on the highest rate that a search is sure to end below: a rate that failed is not tried again."""
+        failed = search.failed_rps
+        if failed is None or search.held_rps is None:
+            return ()
+        wanted = MetricRef(Metric.MAX_ARRIVAL_RATE)
+        return tuple(limit for limit in self._plan.limits if limit.slo.metric == wanted and limit.passed(failed))
+
     async def _probe(self, arrival: OpenLoop, rate: float, bracket: RateBracket, *, number: int) -> _Probed:
         plan = self._plan
         arrivals = self._arrivals(arrival, rate)
         # The lowest rate is measured to its end: if it fails, its numbers are the result.
-        spectator = HopelessProbe(plan, self._expected(arrivals)) if rate > bracket.low else None
-        load = self._load(f"probe {number} at {rate:.4g} rps", spectator)
+        spectators = [HopelessProbe(plan, self._expected(arrivals))] if rate > bracket.low else []
+        load = self._load(f"probe {number} at {rate:.4g} rps", spectators)
         try:
             result = await self._run_open(arrivals, load)
         except GeneratorBoundError as error:
@@ -161,8 +195,8 @@ class Meter:
         finally:
             await client.close()
 
-    def _load(self, note: str = "", spectator: Spectator | None = None) -> Load:
-        return Load(self._endpoint, self._magazine, self._plan, report=self._report, note=note, spectator=spectator)
+    def _load(self, note: str = "", spectators: Sequence[Spectator] = ()) -> Load:
+        return Load(self._endpoint, self._magazine, self._plan, report=self._report, note=note, spectators=spectators)
 
     def _expected(self, arrivals: Arrivals) -> int:
         """How many requests are due inside the windows."""
@@ -208,6 +242,22 @@ def between(held_rps: float, failed_rps: float) -> Estimate:
     The standard error is that of a uniform distribution between the two.
     """
     return Estimate(value=held_rps, low=held_rps, high=failed_rps, std_error=(failed_rps - held_rps) / math.sqrt(12))
+
+
+def _below_all(
+    best: Measurement, probes: Sequence[RateProbe], search: RateSearch, limits: tuple[Limit, ...], after_s: float
+) -> Measurement:
+    """What a search shows that was ended with its highest rate surely below some limits."""
+    assert search.held_rps is not None
+    assert search.failed_rps is not None
+    name = Metric.MAX_ARRIVAL_RATE.value
+    bound = OneSided(value=search.failed_rps, side=Side.AT_MOST)
+    return replace(
+        best,
+        metrics={**best.metrics, name: between(search.held_rps, search.failed_rps)},
+        probes=tuple(probes),
+        ended_early=EarlyEnd(after_s=after_s, bounds={name: bound}, limits=limits),
+    )
 
 
 def _capacity(result: LoadResult, rate_rps: float) -> float | None:

@@ -21,8 +21,12 @@ from tuner.trial import TrialPlan
 class Spectator(Protocol):
     """Watches a load, and may end it early."""
 
+    def started(self, first_s: float) -> None:
+        """The load begins; its first window at `first_s` on the monotonic clock."""
+        ...
+
     def settled(self, exchange: Exchange) -> None:
-        """An exchange that was due inside the windows has ended."""
+        """An exchange has ended; it may have been due outside the windows."""
         ...
 
     def hopeless(self, open_exchanges: Iterable[Exchange], now_s: float) -> bool:
@@ -43,8 +47,11 @@ class FailureLimit:
         self._allowed = math.floor(max_error_rate * expected)
         self._failures = 0
 
+    def started(self, first_s: float) -> None:
+        """When does not matter."""
+
     def settled(self, exchange: Exchange) -> None:
-        self._failures += exchange.fate is not Fate.COMPLETED
+        self._failures += exchange.counted and exchange.fate is not Fate.COMPLETED
 
     def hopeless(self, open_exchanges: Iterable[Exchange], now_s: float) -> bool:
         return self._failures > self._allowed
@@ -68,7 +75,12 @@ class HopelessProbe:
         ]
         self._misses = [0] * len(self._bounds)
 
+    def started(self, first_s: float) -> None:
+        """When does not matter."""
+
     def settled(self, exchange: Exchange) -> None:
+        if not exchange.counted:
+            return
         self._failures.settled(exchange)
         for index, (slo, _) in enumerate(self._bounds):
             self._misses[index] += exchange.fate is not Fate.COMPLETED or _misses(slo, exchange, exchange.finished_s)

@@ -25,24 +25,12 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from tuner.student_t import student_t
 from tuner.trial import Estimate
 
 Floats = npt.NDArray[np.float64]
 
 _Z: Final = 1.959964
-_T_975: Final = (
-    12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281,
-    2.2010, 2.1788, 2.1604, 2.1448, 2.1314, 2.1199, 2.1098, 2.1009, 2.0930, 2.0860,
-    2.0796, 2.0739, 2.0687, 2.0639, 2.0595, 2.0555, 2.0518, 2.0484, 2.0452, 2.0423,
-)  # fmt: skip
-"""0.975 quantiles of Student's t for 1 to 30 degrees of freedom."""
-
-
-def student_t(degrees: int) -> float:
-    """0.975 quantile of Student's t; beyond the table by expansion (Abramowitz and Stegun 26.7.5)."""
-    if degrees <= len(_T_975):
-        return _T_975[degrees - 1]
-    return _Z + (_Z**3 + _Z) / (4 * degrees) + (5 * _Z**5 + 16 * _Z**3 + 3 * _Z) / (96 * degrees**2)
 
 
 def rank(percentile: float, count: int) -> int:
@@ -55,6 +43,20 @@ def nearest_rank(values: Floats, percentile: float) -> float:
     """The percentile of `values`, which need not be sorted and must not be empty."""
     position = rank(percentile, len(values)) - 1
     return float(np.partition(values, position)[position])
+
+
+def least_possible(known: Floats, count: int, percentile: float | None) -> float | None:
+    """What the mean (`percentile` None) or a percentile of `count` values is at least, of which `known` are known.
+
+    All are at least 0; `None` where nothing more can be said.
+    """
+    if percentile is None:
+        return float(known.sum()) / count
+    larger = count - rank(percentile, count)
+    if len(known) <= larger:
+        return None
+    position = len(known) - larger - 1
+    return float(np.partition(known, position)[position])
 
 
 def statistic(name: str, percentile: float | None) -> Callable[[Floats], float]:

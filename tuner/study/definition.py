@@ -198,7 +198,13 @@ def _comparable(definition: dict[str, Any]) -> dict[str, Any]:
     """The parts of a study's JSON that its fingerprint is made of."""
     parts = {key: part for key, part in definition.items() if key not in ("storage", "exports", "name")}
     task = {key: part for key, part in parts["task"].items() if key != "serves"}
-    return parts | {"task": task, "search": parts["search"]["overrides"], "runner": parts["runner"]["name"]}
+    plan = {key: part for key, part in parts["plan"].items() if key != "limits"}
+    return parts | {
+        "task": task,
+        "plan": plan,
+        "search": parts["search"]["overrides"],
+        "runner": parts["runner"]["name"],
+    }
 
 
 def _leaves(value: object, key: str = "") -> Iterator[tuple[str, str]]:

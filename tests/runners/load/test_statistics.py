@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.signal import lfilter
 
-from runners.load.statistics import nearest_rank, population_estimate, scalar_estimate, student_t
+from runners.load.statistics import nearest_rank, population_estimate, scalar_estimate
+from tuner.student_t import student_t
 
 values = st.lists(st.floats(0, 1000), min_size=1, max_size=200).map(np.array)
 percentiles = st.floats(0.1, 99.9)
