@@ -33,6 +33,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--priors", metavar="WHICH", help="earlier tasks: auto, none, or a file or folder of them")
     parser.add_argument("--runner", metavar="NAME", help="runner, instead of the file's")
     parser.add_argument("--no-predictions", action="store_true", help="do without the performance model")
+    parser.add_argument("--no-early-end", action="store_true", help="load every trial to its end")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument("--plain", action="store_true", help="plain lines even on a terminal")
     parser.set_defaults(run=run)
@@ -81,6 +82,8 @@ def _overridden(study: Study, arguments: argparse.Namespace) -> Study:
         search = replace(search, budget=replace(search.budget, trials=arguments.trials))
     if arguments.no_predictions:
         search = replace(search, predictions=False)
+    if arguments.no_early_end:
+        search = replace(search, early_end=False)
     if arguments.sampler is not None:
         search = replace(search, sampler=arguments.sampler)
     if arguments.priors is not None:

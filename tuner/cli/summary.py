@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from tuner.cli.wording import config_words, estimate_words, excess_words, metrics_json, parameters_json
+from tuner.early_end import EarlyEnd
 from tuner.metric import MetricRef
 from tuner.parameter import Config
 from tuner.strategies.history import Kind
@@ -71,8 +72,10 @@ def summary_json(result: Result) -> dict[str, object]:
 def _header(result: Result) -> str:
     done = [record for record in result.records if record.state is State.DONE]
     failed = sum(record.failure is not None for record in done)
+    ended = sum(record.ended_early is not None for record in done)
     repeats = sum(record.kind is Kind.CONFIRM for record in done)
-    counts = f"{len(done) - repeats} trials ({failed} infeasible), {repeats} repeats"
+    early = f", {ended} ended early" if ended else ""
+    counts = f"{len(done) - repeats} trials ({failed} infeasible{early}), {repeats} repeats"
     return f"{result.study.name}: {counts}" + (f"; {result.stop_reason}" if result.stop_reason else "")
 
 
@@ -225,12 +228,28 @@ def _trial_json(result: Result, record: TrialRecord) -> dict[str, object]:
         "kind": record.kind.value,
         "state": record.state.value,
         "parameters": parameters_json(record.config),
-        "metrics": {n: _finite(e.value) for n, e in record.measurement.metrics.items()} if record.measurement else None,
+        "metrics": {str(ref): _finite(value) for ref, value in record.observed.values().items()}
+        if record.observed
+        else None,
+        "ended_early": _ended_json(record.ended_early),
         "excess": record.excess(result.study.slos) or None,
         "predicted": metrics_json(record.predicted, "predicted") if record.predicted else None,
         "reason": record.failure.reason.value if record.failure else None,
         "message": record.failure.message if record.failure else record.fault or None,
         "seconds": record.phases.total_s,
+    }
+
+
+def _ended_json(ended: EarlyEnd | None) -> dict[str, object] | None:
+    """Which metrics of a trial that ended early are bounds, and on which side the number lies."""
+    if ended is None:
+        return None
+    return {
+        "reason": str(ended),
+        "after_s": ended.after_s,
+        "bounds": {
+            name: {"value": _finite(bound.value), "side": bound.side.value} for name, bound in ended.bounds.items()
+        },
     }
 
 

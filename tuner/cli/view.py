@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from tuner.cli.wording import config_words, estimate_words, kind_words, outcome_words
+from tuner.cli.wording import config_words, estimate_words, kind_words, number_words, outcome_words
 from tuner.parameter import Config
 from tuner.strategies.history import Kind
 from tuner.study.definition import Study
@@ -229,11 +229,9 @@ def trial_table(study: Study, records: Sequence[TrialRecord], default: Config) -
         table.add_column(str(slo), justify="right")
     table.add_column("", ratio=1, overflow="ellipsis", no_wrap=True)
     for record in records:
-        measurement = record.measurement
         cells = [str(record.number), config_words(record.config, default)]
         for ref in (*(o.metric for o in study.objectives), *(slo.metric for slo in study.slos)):
-            value = measurement.value(ref) if measurement is not None else None
-            cells.append("-" if value is None else ref.format(value))
+            cells.append(number_words(record, ref))
         cells.append(_verdict(record, study))
         table.add_row(*cells, style="" if record.holds(study.slos) else "dim")
     return table
@@ -242,6 +240,8 @@ def trial_table(study: Study, records: Sequence[TrialRecord], default: Config) -
 def _verdict(record: TrialRecord, study: Study) -> str:
     if record.failure is not None:
         return record.failure.reason.value
+    if record.ended_early is not None:
+        return "ended early"
     if record.measurement is None:
         return record.state.value
     confirmed = "again: " if record.kind is Kind.CONFIRM else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from tuner.early_end import Side
 from tuner.metric import MetricRef
 from tuner.objective import Objective
 from tuner.parameter import DEVICE, Config, Value, format_config
@@ -44,11 +45,13 @@ def outcome_words(record: TrialRecord, study: Study) -> str:
     """What came of a trial, in one line."""
     if record.failure is not None:
         return f"{record.failure.reason.value}: {record.failure.message}"
+    if record.ended_early is not None:
+        return f"ended early: {record.ended_early}"
     if record.measurement is None:
         return {State.FAULT: f"fault: {record.fault}", State.INTERRUPTED: "interrupted"}.get(record.state, "running")
     parts = [metric_words(record, objective) for objective in study.objectives]
     excess = record.excess(study.slos)
-    parts += [f"{slo.metric} {_value_words(record, slo.metric)}" for slo in study.slos]
+    parts += [f"{slo.metric} {number_words(record, slo.metric)}" for slo in study.slos]
     missed = [slo for slo in study.slos if excess[str(slo)] > 0]
     parts.append("misses " + ", ".join(str(slo) for slo in missed) if missed else "meets the SLO" if study.slos else "")
     return ", ".join(part for part in parts if part)
@@ -56,7 +59,7 @@ def outcome_words(record: TrialRecord, study: Study) -> str:
 
 def metric_words(record: TrialRecord, objective: Objective) -> str:
     """`cost_per_million_requests $0.42`."""
-    return f"{objective} {_value_words(record, objective.metric)}"
+    return f"{objective} {number_words(record, objective.metric)}"
 
 
 def kind_words(kind: Kind) -> str:
@@ -88,6 +91,11 @@ def finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _value_words(record: TrialRecord, ref: MetricRef) -> str:
-    value = record.measurement.value(ref) if record.measurement is not None else None
-    return "-" if value is None else ref.format(value)
+def number_words(record: TrialRecord, ref: MetricRef) -> str:
+    """A trial's number, with its side where it is a bound: `>= 812 ms`; a dash where there is none."""
+    value = None if record.observed is None else record.observed.value(ref)
+    if value is None:
+        return "-"
+    bound = None if record.ended_early is None else record.ended_early.bounds.get(str(ref))
+    sign = "" if bound is None else ">= " if bound.side is Side.AT_LEAST else "<= "
+    return sign + ref.format(value)

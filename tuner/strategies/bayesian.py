@@ -232,7 +232,7 @@ class BayesianSampler(CandidateSampler):
 
     def _log_improvement(self, beliefs: Beliefs, history: History, outlook: Outlook) -> torch.Tensor:
         """Log expected improvement, shape (h, N); zero while no measured configuration holds the SLOs."""
-        known = np.unique(np.concatenate([history.rows, history.pending_rows]), axis=0)
+        known = np.unique(np.concatenate([history.rows[history.whole], history.pending_rows]), axis=0)
         measured = beliefs.outlook(known)
         holding = measured.holds >= _LIKELY
         if not holding.any():
@@ -266,9 +266,9 @@ class BayesianSampler(CandidateSampler):
         return torch.from_numpy(nearest)
 
     def _best_row(self, beliefs: Beliefs, history: History) -> Rows | None:
-        if not len(history.rows) or len(self.objectives) != 1:
+        if not history.whole.any() or len(self.objectives) != 1:
             return None
-        known = np.unique(history.rows, axis=0)
+        known = np.unique(history.rows[history.whole], axis=0)
         outlook = beliefs.outlook(known)
         means = torch.where(outlook.holds >= _SURE, outlook.means[0].mean(dim=0), -math.inf)
         best = int(torch.argmax(means))

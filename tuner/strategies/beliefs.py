@@ -23,6 +23,7 @@ from tuner.space import Space
 from tuner.strategies.candidates import Rows, coordinates, levels
 from tuner.strategies.history import History
 from tuner.surrogates.acquisition import log_mean_over_hypotheses, log_probability_below
+from tuner.surrogates.bounded_data import with_bounds
 from tuner.surrogates.feasibility import FailureModel
 from tuner.surrogates.gaussian_process import GaussianProcess, chunked
 from tuner.surrogates.kernel import Array, Axis, Grid
@@ -115,9 +116,7 @@ class Beliefs:
             expected = (prior_means or {}).get(metric)
             processes[metric] = GaussianProcess.fit(
                 grid,
-                levels(space, history.rows),
-                values,
-                variances,
+                *with_bounds(grid, levels(space, history.rows), values, variances, history.sides[:, number], expected),
                 hypotheses=hypotheses,
                 mean=expected,
                 seed=seed + number,

@@ -72,7 +72,7 @@ class PredictedMeans:
 
     def _slope(self, history: History, metric: MetricRef, index: _Index) -> float:
         values = history.values[:, history.column(metric)]
-        known = np.isfinite(values) & (values > 0)
+        known = np.isfinite(values) & (values > 0) & (history.sides[:, history.column(metric)] == 0)
         predicted = index.looked_up(levels(self.space, history.rows[known]), self.logs[metric])
         return slope_of(predicted, np.log(values[known]))
 

@@ -23,6 +23,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import ConfigDict, TypeAdapter
 
+from tuner.early_end import Side
 from tuner.errors import SpaceError, UnknownNameError
 from tuner.metric import MetricRef
 from tuner.objective import Objective
@@ -61,6 +62,8 @@ class History:
         rows: shape (n, d), measured configurations, repeats included, oldest first (see `candidates`).
         values: shape (n, len(metrics)), in each metric's own unit; NaN where a trial has none.
         std_errors: shape (n, len(metrics)), standard errors of `values`, 0 where unknown.
+        sides: shape (n, len(metrics)), 1 where a trial that ended early says that the number is at least the value, -1
+            where it is at most that, else 0.
         failed_rows: shape (f, d), configurations that could not be measured.
         reasons: why, shape (f,).
         pending_rows: shape (p, d), configurations that are running.
@@ -71,6 +74,7 @@ class History:
     rows: Rows
     values: npt.NDArray[np.float64]
     std_errors: npt.NDArray[np.float64]
+    sides: npt.NDArray[np.int8]
     failed_rows: Rows
     reasons: tuple[Reason, ...]
     pending_rows: Rows
@@ -85,6 +89,11 @@ class History:
     def tried_rows(self) -> Rows:
         """Everything that need not be asked again: measured, failed and pending, shape (m, d)."""
         return np.concatenate([self.rows, self.failed_rows, self.pending_rows])
+
+    @property
+    def whole(self) -> npt.NDArray[np.bool_]:
+        """Which of `rows` were measured to their end, shape (n,); of others nothing but bounds may be known."""
+        return np.asarray((self.sides == 0).all(axis=1))
 
     def column(self, metric: MetricRef) -> int:
         """Which column of `values` a metric is."""
@@ -121,23 +130,35 @@ def observations(
                 failed.append((trial.number, row, Reason.ERRORS))
             else:
                 measured.append((trial.number, row, outcome))
-    estimates = [[outcome.metrics.get(str(metric)) for metric in metrics] for _, _, outcome in measured]
+    estimates = [[_told(outcome, metric) for metric in metrics] for _, _, outcome in measured]
     shape = (len(measured), len(metrics))
     return History(
         metrics=metrics,
         rows=_stack([row for _, row, _ in measured], space),
         values=np.array(
-            [[np.nan if one is None else one.value for one in line] for line in estimates], dtype=np.float64
+            [[np.nan if one is None else one[0] for one in line] for line in estimates], dtype=np.float64
         ).reshape(shape),
         std_errors=np.array(
-            [[0.0 if one is None else one.std_error for one in line] for line in estimates], dtype=np.float64
+            [[0.0 if one is None else one[1] for one in line] for line in estimates], dtype=np.float64
         ).reshape(shape),
+        sides=np.array([[0 if one is None else one[2] for one in line] for line in estimates], dtype=np.int8).reshape(
+            shape
+        ),
         failed_rows=_stack([row for _, row, _ in failed], space),
         reasons=tuple(reason for _, _, reason in failed),
         pending_rows=_stack(pending, space),
         numbers=tuple(number for number, _, _ in measured),
         failed_numbers=tuple(number for number, _, _ in failed),
     )
+
+
+def _told(measurement: Measurement, metric: MetricRef) -> tuple[float, float, int] | None:
+    """A metric's value, its standard error, and on which side of it the number lies; `None` where there is none."""
+    name = str(metric)
+    if measurement.ended_early is not None and (bound := measurement.ended_early.bounds.get(name)) is not None:
+        return bound.value, 0.0, 1 if bound.side is Side.AT_LEAST else -1
+    estimate = measurement.metrics.get(name)
+    return None if estimate is None else (estimate.value, estimate.std_error, 0)
 
 
 def distributions(space: Space) -> dict[str, BaseDistribution]:

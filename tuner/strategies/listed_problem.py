@@ -51,12 +51,15 @@ class Answer:
         objective: in the metric's own unit and direction; `None` when it did not run.
         constraints: one value per bound; empty when it did not run.
         noise: standard error of the logarithm of the metrics, where the trial knows it.
+        sides: of the objective and each constraint, 1 where the number is at least what is said (the trial ended
+            early), -1 where it is at most that, else 0; empty where all are exact.
     """
 
     ran: bool
     objective: float | None = None
     constraints: tuple[float, ...] = ()
     noise: float | None = None
+    sides: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,8 +136,13 @@ class ListedProblem:
             raise UsageError(f"A configuration does not have {len(self.parameters)} values, one per parameter.")
 
     def gain(self, answer: Answer) -> float:
-        """The answered objective signed so that more is better; minus infinity where it does not hold."""
-        if not answer.ran or answer.objective is None or len(answer.constraints) != len(self.bounds):
+        """The answered objective signed so that more is better; minus infinity where it does not hold or is a bound."""
+        if (
+            any(answer.sides)
+            or not answer.ran
+            or answer.objective is None
+            or len(answer.constraints) != len(self.bounds)
+        ):
             return -float("inf")
         if not all(bound.holds(value) for bound, value in zip(self.bounds, answer.constraints, strict=True)):
             return -float("inf")

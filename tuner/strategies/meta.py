@@ -111,13 +111,20 @@ class MetaSampler(CandidateSampler):
         position = {row.tobytes(): at for at, row in enumerate(rows)}
         for row in history.tried_rows:
             search.ask_for(position[row.tobytes()])
-        for row, values, errors in zip(history.rows, history.values, history.std_errors, strict=True):
-            search.tell(position[row.tobytes()], self._answer(history, values, errors))
+        answers = zip(history.rows, history.values, history.std_errors, history.sides, strict=True)
+        for row, values, errors, sides in answers:
+            search.tell(position[row.tobytes()], self._answer(history, values, errors, sides))
         for row in history.failed_rows:
             search.tell(position[row.tobytes()], Answer(ran=False))
         return rows, search
 
-    def _answer(self, history: History, values: npt.NDArray[np.float64], errors: npt.NDArray[np.float64]) -> Answer:
+    def _answer(
+        self,
+        history: History,
+        values: npt.NDArray[np.float64],
+        errors: npt.NDArray[np.float64],
+        sides: npt.NDArray[np.int8],
+    ) -> Answer:
         column = history.column(self.objectives[0].metric)
         value = float(values[column])
         return Answer(
@@ -125,6 +132,7 @@ class MetaSampler(CandidateSampler):
             objective=value,
             constraints=tuple(float(values[history.column(slo.metric)]) for slo in self.slos),
             noise=float(errors[column]) / abs(value) if value else None,
+            sides=(int(sides[column]), *(int(sides[history.column(slo.metric)]) for slo in self.slos)),
         )
 
     def _problem(self, rows: Rows) -> ListedProblem:

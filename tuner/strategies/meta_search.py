@@ -9,6 +9,7 @@ and none of those is, so that a batch covers what may be best.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -102,11 +103,12 @@ class MetaSearch:
             modelled = standard[at] - sum(
                 loading * other for loading, other in zip(metric.loadings, standard, strict=False)
             )
-            if math.isfinite(modelled):
+            side = _side_of_rest(answer.sides, at, metric.loadings)
+            if math.isfinite(modelled) and side is not None:
                 noise = 0.0
                 if answer.noise is not None and metric.logarithmic:
                     noise = (answer.noise / metric.scale) ** 2
-                self._mixture.observe(metric.name, row, modelled, noise)
+                self._mixture.observe(metric.name, row, modelled, noise, side)
 
     def followed(self) -> dict[tuple[str, ...], float]:
         """By name of an earlier task, the probability that this one deviates as that one did."""
@@ -206,6 +208,20 @@ class MetaSearch:
 
 
 _SMALL = 1e-12
+
+
+def _side_of_rest(sides: Sequence[int], at: int, loadings: Sequence[float]) -> int | None:
+    """On which side of a metric less its shares of those before it the number lies; `None` where nothing is known.
+
+    Args:
+        sides: of each metric, empty where all are exact.
+        at: position of the metric; one beyond `sides` is exact.
+        loadings: its shares of the metrics before it.
+    """
+    parts = {sides[at] if at < len(sides) else 0}
+    parts |= {-side if loading > 0 else side for side, loading in zip(sides[:at], loadings, strict=False) if loading}
+    parts.discard(0)
+    return (parts.pop() if parts else 0) if len(parts) < 2 else None
 
 
 def _ranks(values: list[object]) -> FloatArray:

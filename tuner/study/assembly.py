@@ -152,6 +152,7 @@ class Assembly:
                 remember=sections.search.remember,
                 stop=stop,
                 predictions=sections.search.predictions,
+                early_end=sections.search.early_end,
                 confirmations=sections.search.confirmations,
                 seed=sections.search.seed,
             ),

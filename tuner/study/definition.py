@@ -109,6 +109,7 @@ class SearchOptions:
         remember: whether the finished study is added to the library.
         stop: when the search ends before its budget; `None` for never.
         predictions: whether the performance model guides the search, where it can predict.
+        early_end: whether loads end early once their trial surely misses the SLO, or cannot beat the best so far.
         confirmations: how often winner and default are measured again, in turn, before the winner is
             recommended.
         seed: of every random choice.
@@ -121,6 +122,7 @@ class SearchOptions:
     remember: bool = False
     stop: Stopping | None = field(default_factory=Stopping)
     predictions: bool = True
+    early_end: bool = True
     confirmations: int = 2
     seed: int = 0
 

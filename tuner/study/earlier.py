@@ -151,6 +151,8 @@ def remembered(
 ) -> Path:
     """Adds a study's trials to a library of earlier tasks: configurations and numbers, nothing of the model.
 
+    A trial that ended early counts with what its windows showed.
+
     Args:
         result: of the study.
         space: of the study.
@@ -175,7 +177,7 @@ def remembered(
     trials = [
         (
             record.config,
-            {} if record.measurement is None else {n: each.value for n, each in record.measurement.metrics.items()},
+            {} if record.observed is None else {n: each.value for n, each in record.observed.metrics.items()},
         )
         for record in result.records
         # A load generator at its limit says nothing of the configuration.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from tuner.errors import RunError, TrialFault, TunerError
@@ -19,6 +19,7 @@ from tuner.study.agenda import Run, Search, Step, Stop, next_step
 from tuner.study.definition import AUTO, META, NONE, Study
 from tuner.study.earlier import Earlier, changed, chosen, from_json, remembered, standing_words, to_json
 from tuner.study.event import Event, Notice, StudyOpened, TrialEnded, TrialProgress, TrialStarted
+from tuner.study.limits import limits
 from tuner.study.record import State, TrialRecord
 from tuner.study.result import Result, spending
 from tuner.study.session import Session
@@ -26,7 +27,7 @@ from tuner.study.space import study_space
 from tuner.study.stopping import IN_A_ROW, little_left
 from tuner.study.store import StudyStore
 from tuner.study.strategy import Strategy
-from tuner.trial import Attempt, Outcome, Phase, Progress
+from tuner.trial import Attempt, Outcome, Phase, Progress, TrialPlan
 
 MAX_FAULTS_IN_A_ROW: Final = 3
 
@@ -39,11 +40,13 @@ class Ask:
         config: what to run.
         kind: search, or a repeat that confirms.
         attempt: identity of the attempt: hand it to the runner and back to `tell`.
+        plan: how to measure it: the study's, with the limits beyond which the load may end early.
     """
 
     config: Config
     kind: Kind
     attempt: Attempt
+    plan: TrialPlan
 
 
 class Tuner:
@@ -110,11 +113,11 @@ class Tuner:
         if isinstance(step, Stop):
             return None
         if isinstance(step, Run):
-            return self._ask_for(step.config, step.kind, token)
+            return self._ask_for(step.config, step.kind, token, records)
         if not records:
-            return self._ask_for(self.default_config, Kind.SEARCH, token)
+            return self._ask_for(self.default_config, Kind.SEARCH, token, records)
         attempt, config = self._store.ask(self._strategy.sampler(), Kind.SEARCH, token, self._strategy.predicted)
-        return Ask(config=config, kind=Kind.SEARCH, attempt=attempt)
+        return Ask(config=config, kind=Kind.SEARCH, attempt=attempt, plan=self._plan(config, Kind.SEARCH, records))
 
     def tell(self, ask: Ask, outcome: Outcome) -> TrialRecord:
         """Stores what came of an `ask`.
@@ -247,11 +250,15 @@ class Tuner:
             spending=spending(self._store.sessions()),
         )
 
-    def _ask_for(self, config: Config, kind: Kind, token: str) -> Ask:
+    def _ask_for(self, config: Config, kind: Kind, token: str, records: Sequence[TrialRecord]) -> Ask:
         predicted = self._strategy.predicted(config)
         if predicted is None:
             self._unpredicted.add(token)
-        return Ask(config=config, kind=kind, attempt=self._store.ask_for(config, kind, token, predicted))
+        attempt = self._store.ask_for(config, kind, token, predicted)
+        return Ask(config=config, kind=kind, attempt=attempt, plan=self._plan(config, kind, records))
+
+    def _plan(self, config: Config, kind: Kind, records: Sequence[TrialRecord]) -> TrialPlan:
+        return replace(self.study.plan, limits=limits(self.study, records, config, kind, self.default_config))
 
     def _keep_foresight(self, ask: Ask) -> None:
         """Stores how predictions take part, and what was predicted of a trial that began before they were ready."""
@@ -280,7 +287,7 @@ class Tuner:
             try:
                 spec = self.engine.launch(self.study.task, ask.config, runner.target)
                 device = self.study.task.device(ask.config.device)
-                outcome = runner.run(spec, device, self.study.plan, ask.attempt, watch)
+                outcome = runner.run(spec, device, ask.plan, ask.attempt, watch)
             except TrialFault as fault:
                 return self._store.give_up(ask.attempt, State.FAULT, str(fault))
             return self.tell(ask, outcome)

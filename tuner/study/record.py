@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from tuner.early_end import EarlyEnd
 from tuner.objective import Objective
 from tuner.parameter import Config
 from tuner.slo import Slo, excesses
@@ -49,9 +50,19 @@ class TrialRecord:
     predicted: Mapping[str, Estimate] | None = None
 
     @property
-    def measurement(self) -> Measurement | None:
-        """The outcome where it is a measurement."""
+    def observed(self) -> Measurement | None:
+        """The outcome where anything was measured to speak of, be the load ended early."""
         return self.outcome if isinstance(self.outcome, Measurement) else None
+
+    @property
+    def measurement(self) -> Measurement | None:
+        """The outcome where it is a measurement to its end."""
+        return self.observed if self.ended_early is None else None
+
+    @property
+    def ended_early(self) -> EarlyEnd | None:
+        """That its load was ended early, as it could not matter any more."""
+        return None if self.observed is None else self.observed.ended_early
 
     @property
     def failure(self) -> Infeasible | None:
@@ -64,16 +75,16 @@ class TrialRecord:
         return self.outcome.phases if self.outcome is not None else Phases()
 
     def objective_values(self, objectives: Sequence[Objective]) -> list[float] | None:
-        """The objectives' values, or `None` unless the trial has every one of them."""
-        measurement = self.measurement
+        """The objectives' values, or bounds where the load was ended early; `None` unless it has every one of them."""
+        measurement = self.observed
         if measurement is None:
             return None
         values = [measurement.value(objective.metric) for objective in objectives]
         return [value for value in values if value is not None] if None not in values else None
 
     def excess(self, slos: Iterable[Slo]) -> dict[str, float]:
-        """`Slo.excess` by bound; empty without a measurement."""
-        measurement = self.measurement
+        """`Slo.excess` by bound, at least that where the load was ended early; empty where nothing was measured."""
+        measurement = self.observed
         return {} if measurement is None else excesses(slos, measurement.values())
 
     def holds(self, slos: Iterable[Slo]) -> bool:

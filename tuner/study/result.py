@@ -124,7 +124,10 @@ class Result:
 
     @property
     def trials(self) -> pandas.DataFrame:
-        """One row per trial: number, kind, state, parameters, metrics (by name, base units), excess, times."""
+        """One row per trial: number, kind, state, parameters, metrics (by name, base units), excess, times.
+
+        Of a trial that ended early, `ended_early` says which of its metrics are bounds.
+        """
         import pandas as pd  # slow to import, and no part of a run needs it
 
         rows = []
@@ -133,8 +136,9 @@ class Result:
             row |= {f"param:{name}": value for name, value in record.config.values.items()}
             row["reason"] = record.failure.reason.value if record.failure else record.fault
             row["holds"] = record.holds(self.study.slos)
-            if record.measurement is not None:
-                row |= {name: estimate.value for name, estimate in record.measurement.metrics.items()}
+            row["ended_early"] = "" if record.ended_early is None else str(record.ended_early)
+            if record.observed is not None:
+                row |= {str(ref): value for ref, value in record.observed.values().items()}
                 row |= {f"excess:{bound}": value for bound, value in record.excess(self.study.slos).items()}
             phases = record.phases
             row |= {"start_s": phases.start_s, "load_s": phases.load_s, "stop_s": phases.stop_s}

@@ -191,6 +191,12 @@ class SearchSection(Section):
         description="Let the performance model choose the first trials and lead the search, where it can predict.",
         examples=[False],
     )
+    early_end: bool = Field(
+        default=True,
+        description="End a trial's load once it surely misses the SLO or cannot beat the best so far; what it showed "
+        "counts as a bound.",
+        examples=[False],
+    )
     confirmations: Annotated[int, Field(ge=0, le=100)] = Field(
         default=2,
         description="How often winner and default are measured again before the winner is named.",

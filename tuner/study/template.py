@@ -47,6 +47,7 @@ search:
   # priors: auto            # earlier studies of this engine in your library; none, or a file or folder of them
   # remember: true          # add this study to your library when it ends
   # predictions: false      # do without the performance model
+  # early_end: false        # load every trial to its end, also one that surely misses the SLO
   # stop: never             # go on until the budget ends, even if little is left to find
 
 # How one configuration is measured. All of these are the defaults.

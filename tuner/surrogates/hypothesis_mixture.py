@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
+from tuner.surrogates.censoring import PseudoObservations, pseudo_observations
 from tuner.surrogates.hierarchical import Gaussian
 from tuner.surrogates.hierarchical_kernel import FloatArray
 
@@ -33,6 +34,7 @@ class _Observations:
     rows: list[int] = field(default_factory=list)
     values: list[float] = field(default_factory=list)
     noise: list[float] = field(default_factory=list)
+    sides: list[int] = field(default_factory=list)
 
 
 class HypothesisMixture:
@@ -70,12 +72,16 @@ class HypothesisMixture:
         self._roots: dict[tuple[str, int], FloatArray] = {}
         self._prior_draws: dict[tuple[str, int], FloatArray] = {}
 
-    def observe(self, metric: str, row: int, value: float, noise: float = 0.0) -> None:
-        """Adds one measurement; `noise` is the variance that it has beyond the metric's usual one."""
+    def observe(self, metric: str, row: int, value: float, noise: float = 0.0, side: int = 0) -> None:
+        """Adds one measurement; `noise` is the variance that it has beyond the metric's usual one.
+
+        With `side` 1 it is only known to be at least `value`, with -1 at most (see `tuner.surrogates.censoring`).
+        """
         observed = self._observed[metric]
         observed.rows.append(row)
         observed.values.append(value)
         observed.noise.append(noise)
+        observed.sides.append(side)
 
     def weights(self) -> FloatArray:
         """Posterior probabilities of the hypotheses, shape (H,)."""
@@ -110,11 +116,11 @@ class HypothesisMixture:
             return prior
         gaussian = self._priors[metric][hypothesis]
         rows = np.array(observed.rows)
-        variance = self._variance(gaussian, observed)
-        block = gaussian.covariance[np.ix_(rows, rows)] + np.diag(variance)
+        found = self._gaussian_observations(gaussian, observed)
+        block = gaussian.covariance[np.ix_(rows, rows)] + np.diag(found.variances)
         # One stream: the errors of earlier observations stay when a further one arrives.
         errors = np.random.default_rng(self._noise_seed).standard_normal((len(rows), self._draws))[:, :count]
-        gap = np.array(observed.values)[:, None] - prior[rows] - np.sqrt(variance)[:, None] * errors
+        gap = found.values[:, None] - prior[rows] - np.sqrt(found.variances)[:, None] * errors
         return np.asarray(prior + gaussian.covariance[:, rows] @ cho_solve(_factor(block), gap))
 
     def _from_prior(self, metric: str, hypothesis: int, count: int) -> FloatArray:
@@ -136,12 +142,27 @@ class HypothesisMixture:
     def _variance(gaussian: Gaussian, observed: _Observations) -> FloatArray:
         return np.asarray(gaussian.noise + _JITTER + np.array(observed.noise))
 
-    def _log_evidence(self, gaussian: Gaussian, observed: _Observations) -> float:
+    def _gaussian_observations(self, gaussian: Gaussian, observed: _Observations) -> PseudoObservations:
+        """What was observed under a hypothesis, bounds as the Gaussian observations that stand for them."""
         rows = np.array(observed.rows)
-        block = gaussian.covariance[np.ix_(rows, rows)] + np.diag(self._variance(gaussian, observed))
+        return pseudo_observations(
+            gaussian.mean[rows],
+            gaussian.covariance[np.ix_(rows, rows)],
+            np.array(observed.values),
+            self._variance(gaussian, observed),
+            np.array(observed.sides, dtype=np.int8),
+        )
+
+    def _log_evidence(self, gaussian: Gaussian, observed: _Observations) -> float:
+        exact = np.array(observed.sides) == 0
+        bounds = self._gaussian_observations(gaussian, observed).log_probability
+        if not exact.any():
+            return bounds
+        rows = np.array(observed.rows)[exact]
+        block = gaussian.covariance[np.ix_(rows, rows)] + np.diag(self._variance(gaussian, observed)[exact])
         factor = _factor(block)
-        gap = np.array(observed.values) - gaussian.mean[rows]
-        return float(-0.5 * gap @ cho_solve(factor, gap) - np.log(np.diag(factor[0])).sum())
+        gap = np.array(observed.values)[exact] - gaussian.mean[rows]
+        return float(-0.5 * gap @ cho_solve(factor, gap) - np.log(np.diag(factor[0])).sum() + bounds)
 
 
 def _factor(block: FloatArray) -> tuple[FloatArray, bool]:

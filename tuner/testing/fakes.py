@@ -27,6 +27,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from tuner.adapter_options import option_faults
 from tuner.cost import with_costs
 from tuner.device import DeviceKind, DeviceType
+from tuner.early_end import EarlyEnd, predicted_end
 from tuner.errors import ModelError, OptionsError, TrialFault, UnavailableError, UnpredictableError
 from tuner.launch import CompletionRequest, HealthCheck, LaunchSpec, RequestSpec, Target, TemplateRequest
 from tuner.launch_texts import container_texts
@@ -339,7 +340,7 @@ class FakeRunner:
                 phases=phases,
                 partial=measurement,
             )
-        return with_costs(replace(measurement, phases=phases), device)
+        return with_costs(_cut(measurement, plan, phases), device)
 
     def reap(self, study_id: str) -> int:
         """Leaves nothing behind, so finds nothing."""
@@ -355,6 +356,24 @@ class FakeLoadDriver:
         watch(Progress(phase=Phase.LOADING, expected_s=plan.windows * plan.window_s))
         server = FakeServer(max_batch=8, delay_s=0.0, instances=1, threads=4, half=False, cores=4.0)
         return _measure(server, plan, np.random.default_rng(plan.seed), 0.0)
+
+
+def _cut(measurement: Measurement, plan: TrialPlan, phases: Phases) -> Measurement:
+    """The measurement as far as its load would have gone under the plan's limits."""
+    for seen in range(1, plan.windows):
+        windows = measurement.windows[:seen]
+        passed = predicted_end(plan.limits, [window.metrics for window in windows], plan.windows)
+        if passed:
+            after_s = plan.warmup_s + seen * plan.window_s
+            bounds = {str(limit.slo.metric): bound for limit, bound in passed.items()}
+            return replace(
+                measurement,
+                metrics={name: _estimate([window.metrics[name] for window in windows]) for name in measurement.metrics},
+                windows=windows,
+                phases=replace(phases, load_s=after_s),
+                ended_early=EarlyEnd(after_s=after_s, bounds=bounds, limits=tuple(passed)),
+            )
+    return replace(measurement, phases=phases)
 
 
 def _memory_bytes(device: DeviceType) -> int:

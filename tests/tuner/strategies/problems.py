@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import optuna
 from hypothesis import strategies as st
 
+from tuner.early_end import EarlyEnd, Limit, OneSided
 from tuner.metric import MetricRef
 from tuner.objective import Objective
 from tuner.parameter import Condition, Config, Parameter, Scale, powers_of_two
@@ -127,6 +128,7 @@ class Problem:
     objectives: tuple[Objective, ...] = (THROUGHPUT,)
     slos: tuple[Slo, ...] = (Slo.parse("p99(latency) <= 30 ms"),)
     noise: float = 0.0
+    ends_early: bool = False
 
     def value(self, config: Config) -> float:
         """Gain of the first objective, or -inf where a bound or the server fails."""
@@ -159,6 +161,8 @@ class Problem:
         noisy = measured(
             {n: e.value * math.exp(self.noise * generator.normal()) for n, e in outcome.metrics.items()}, self.noise
         )
+        if self.ends_early:
+            noisy = ended_early(noisy, self.slos)
         trial.set_user_attr(OUTCOME, outcome_to_json(noisy))
         for name, excess in excesses(self.slos, noisy.values()).items():
             trial.set_constraint(name, excess)
@@ -173,6 +177,15 @@ class Problem:
         return max(self.value(config) for config in self.configs(study))
 
 
-def server_problem(noise: float = 0.0) -> Problem:
+def ended_early(outcome: Measurement, slos: Sequence[Slo]) -> Measurement:
+    """A measurement as a load leaves it that ends as soon as a bound is surely missed, by a tenth or more."""
+    missed = tuple(limit for slo in slos if (limit := Limit(slo=slo, whose="SLO")).passed(outcome.values()[slo.metric]))
+    if not missed:
+        return outcome
+    bounds = {str(limit.slo.metric): OneSided(value=limit.slo.bound * 1.1, side=limit.side) for limit in missed}
+    return replace(outcome, ended_early=EarlyEnd(after_s=6.0, bounds=bounds, limits=missed))
+
+
+def server_problem(noise: float = 0.0, ends_early: bool = False) -> Problem:
     """The batching server, throughput under a latency bound."""
-    return Problem(space=server_space(), truth=served, noise=noise)
+    return Problem(space=server_space(), truth=served, noise=noise, ends_early=ends_early)

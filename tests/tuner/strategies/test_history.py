@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tuner.strategies.problems import LATENCY, THROUGHPUT, measured, server_problem, server_space, spaces
+from tuner.early_end import EarlyEnd, Limit, OneSided, Side
 from tuner.slo import Slo
 from tuner.space import Space
 from tuner.strategies.candidates import Candidates, row_of
@@ -42,6 +43,18 @@ numbers = st.floats(allow_nan=False)
                 ),
                 max_size=2,
             ).map(tuple),
+            ended_early=st.none()
+            | st.builds(
+                EarlyEnd,
+                after_s=numbers,
+                bounds=st.dictionaries(
+                    st.just("p99(latency)"), st.builds(OneSided, value=numbers, side=st.sampled_from(Side))
+                ),
+                limits=st.lists(
+                    st.builds(Limit, slo=st.just(SLO), whose=st.text(max_size=5), told=st.none() | st.just(SLO)),
+                    max_size=2,
+                ).map(tuple),
+            ),
         ),
         st.builds(
             Infeasible,

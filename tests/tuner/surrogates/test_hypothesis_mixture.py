@@ -57,3 +57,20 @@ def test_earlier_draws_stay_when_a_hypothesis_gains_draws() -> None:
     few = beliefs.draws("objective", [(1, 100)])
     more = beliefs.draws("objective", [(1, 300)])
     np.testing.assert_array_equal(more[:, :100], few)
+
+
+def test_draws_respect_a_bound_and_one_that_is_believed_anyway_changes_nothing() -> None:
+    beliefs, bounded, silent = mixture(draws=20000), mixture(draws=20000), mixture(draws=20000)
+    bounded.observe("objective", 2, 1.5, side=1)
+    silent.observe("objective", 2, -9.0, side=1)
+    counts = [(0, 20000)]
+    assert np.quantile(bounded.draws("objective", counts)[2], 0.05) > 1.2
+    assert bounded.draws("objective", counts)[2].mean() > 1.6
+    np.testing.assert_allclose(silent.draws("objective", counts), beliefs.draws("objective", counts), atol=1e-3)
+
+
+def test_hypothesis_that_expects_what_a_bound_says_gains_weight_up_to_its_probability() -> None:
+    beliefs = mixture()
+    beliefs.observe("objective", 0, 2.0, side=1)
+    low, high = 0.02275, 0.8413  # of N(0, 1) and N(3, 1) above 2
+    np.testing.assert_allclose(beliefs.weights()[1], high / (low + high), atol=0.01)
