@@ -13,6 +13,7 @@ from tuner.parameter import Config
 from tuner.strategies.history import Kind
 from tuner.strategies.prospects import Prospects
 from tuner.study.evidence import Evidence
+from tuner.study.forecast_note import RAN_OUT, ForecastNote
 from tuner.study.recommendation import Shortfall
 from tuner.study.record import State, TrialRecord
 from tuner.study.result import Result, metric_values
@@ -172,13 +173,22 @@ def _prediction_lines(result: Result) -> list[str]:
         if error.count > 1:
             words += f", by {error.calibrated:.0%} once corrected by those measured before"
         lines.append(f"           {words}" if lines else f"predicted  {words}")
-    note = result.forecast
-    if note is not None and note.excluded:
-        count, reasons = sum(note.excluded.values()), len(note.excluded)
-        most = max(note.excluded, key=lambda reason: note.excluded[reason])
-        more = f" and {reasons - 1} more reasons" if reasons > 1 else ""
-        lines.append(f"never run  {count:,} of {note.looked_at:,} configurations: {most}{more}")
+    if result.forecast is not None:
+        lines += _never_run_lines(result.forecast)
     return lines
+
+
+def _never_run_lines(note: ForecastNote) -> list[str]:
+    """What was never asked as it cannot run: foreseen, and learned from trials."""
+    told = []
+    foreseen = {reason: count for reason, count in note.excluded.items() if reason != RAN_OUT}
+    if foreseen:
+        most = max(foreseen, key=lambda reason: foreseen[reason])
+        more = f" and {len(foreseen) - 1} more reasons" if len(foreseen) > 1 else ""
+        told.append(f"{sum(foreseen.values()):,} of {note.looked_at:,} configurations: {most}{more}")
+    if RAN_OUT in note.excluded:
+        told.append(f"{note.excluded[RAN_OUT]:,} of {note.looked_at:,} configurations: {RAN_OUT}")
+    return [f"{'           ' if place else 'never run  '}{words}" for place, words in enumerate(told)]
 
 
 def _predictions_json(result: Result) -> dict[str, object] | None:

@@ -19,6 +19,7 @@ from tuner.study.agenda import Run, Search, Step, Stop, next_step
 from tuner.study.definition import AUTO, META, NONE, Study
 from tuner.study.earlier import Earlier, changed, chosen, from_json, remembered, standing_words, to_json
 from tuner.study.event import Event, Notice, StudyOpened, TrialEnded, TrialProgress, TrialStarted
+from tuner.study.forecast_note import RAN_OUT, ForecastNote
 from tuner.study.limits import limits
 from tuner.study.record import State, TrialRecord
 from tuner.study.result import Result, spending
@@ -93,6 +94,7 @@ class Tuner:
         self._session = Session(started)
         self._unpredicted: set[str] = set()
         self._foresight_kept = False
+        self._ruled_out = 0
 
     @property
     def default_config(self) -> Config:
@@ -108,6 +110,7 @@ class Tuner:
         token = secrets.token_hex(8)
         self._store.recover()
         records = self._store.records()
+        self._learn(records)
         self._look_ahead(records)
         step = self._next_step(records)
         if isinstance(step, Stop):
@@ -206,6 +209,20 @@ class Tuner:
         if found is not None:
             self._store.add_prospects(searched, found)
 
+    def _learn(self, records: Sequence[TrialRecord]) -> None:
+        """Rules out what trials have shown to run out of memory, and says and keeps how much that is."""
+        count = self._strategy.learn(records)
+        if count == self._ruled_out:
+            return
+        self._ruled_out = count
+        noun = "configuration" if count == 1 else "configurations"
+        self.watch(Notice(text=f"not asked any more: {count:,} {noun}, {RAN_OUT}"))
+        self._store.keep_forecast(self._noted(self._store.forecast() or ForecastNote()))
+
+    def _noted(self, note: ForecastNote) -> ForecastNote:
+        """What is kept of predictions, with what trials have ruled out beside."""
+        return note.with_ran_out(self._ruled_out, len(self._strategy)) if self._ruled_out else note
+
     def _next_step(self, records: Sequence[TrialRecord]) -> Step:
         ended = self._strategy.exhausted(records) or little_left(self.study.search.stop, self._store.prospects())
         return next_step(records, self.study, self.default_config, ended)
@@ -266,7 +283,7 @@ class Tuner:
         if foresight is None:
             return
         if not self._foresight_kept:
-            self._store.keep_forecast(foresight.note)
+            self._store.keep_forecast(self._noted(foresight.note))
             self._foresight_kept = True
         if ask.attempt.token in self._unpredicted:
             self._unpredicted.discard(ask.attempt.token)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
     from tuner.study.foresight import Foresight
+    from tuner.study.learned_memory import LearnedMemory
 
 
 @runtime_checkable
@@ -63,6 +65,8 @@ class Strategy:
         self._error: Exception | None = None
         self._thread: threading.Thread | None = None
         self._foresight: Foresight | None = None
+        self._memory: LearnedMemory | None = None
+        self._foreseen: Positions = np.zeros(0, dtype=np.int64)
         self._excluded: Positions = np.zeros(0, dtype=np.int64)
         self.default_config: Config = self._candidates.config(self._candidates.default_position)
 
@@ -109,6 +113,18 @@ class Strategy:
         """What is predicted of a configuration; `None` where nothing is, or not yet."""
         return None if self.foresight is None else self.foresight.predicted(config)
 
+    def learn(self, records: Sequence[TrialRecord]) -> int:
+        """Asks no more for what surely runs out of memory, as trials have shown; returns how many these are.
+
+        Those that predictions rule out are not counted. Does nothing until the thread of `prepare` is done.
+        """
+        if self._thread is None or self._thread.is_alive() or self._memory is None:
+            return 0
+        self._excluded = np.union1d(self._foreseen, self._memory.excluded(records))
+        if isinstance(self._sampler, CandidateSampler):
+            self._sampler.guidance = replace(self._sampler.guidance, excluded=self._excluded)
+        return len(self._excluded) - len(self._foreseen)
+
     def prospects(self, study: optuna.Study) -> Prospects | None:
         """What more trials may bring; `None` where the sampler cannot tell, or nothing holds the SLO yet."""
         sampler = self.sampler()
@@ -136,12 +152,14 @@ class Strategy:
     def _guided(self, sampler: BaseSampler) -> BaseSampler:
         """The sampler, told what is predicted; one that the user names is only told what cannot run."""
         from tuner.study.foresight import Foresight  # imports numba: a second that the first trial need not wait for
+        from tuner.study.learned_memory import LearnedMemory  # imports scipy's optimisers
 
+        self._memory = LearnedMemory(self._study, self._engine, self._candidates)
         self._foresight = Foresight(self._study, self._engine, self._candidates)
         guidance = self._foresight.guidance()
         if self._study.search.sampler not in (AUTO, META):
             guidance = Guidance(excluded=guidance.excluded)
-        self._excluded = guidance.excluded
+        self._foreseen = self._excluded = guidance.excluded
         if isinstance(sampler, CandidateSampler):
             sampler.guidance = guidance
         return sampler
