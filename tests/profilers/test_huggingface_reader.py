@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from profilers.huggingface.fields import Fields
 from profilers.huggingface.reader import HuggingFaceReader, read_config
 from tuner.errors import ModelError
+from tuner.make_up import make_up
 from tuner.model_graph import ModelGraph
 from tuner.operators import Attention, Experts, LatentAttention, MatMul
 from tuner.step import NumberFormat, Shard, StepLoad
@@ -227,3 +228,20 @@ def test_experts_that_do_not_divide_are_refused() -> None:
 def test_lengths_that_cannot_be_are_refused(name: str, value: float) -> None:
     with pytest.raises(ModelError, match=f"{name}="):
         StepLoad(**{name: value})
+
+
+def test_models_of_one_family_are_made_of_alike_operators() -> None:
+    """A dense model of another size is nearer to a dense one than experts of the same family are."""
+    names = ("Qwen3-8B", "Qwen3-32B", "Qwen3-30B-A3B")
+    paths = [SHARED / f"Qwen--{name}" for name in names]
+    if not all(path.exists() for path in paths):
+        pytest.skip("the shared models are not here")
+    small, large, experts = (
+        {key: value for key, value in make_up(HuggingFaceReader().read(path)).items() if "share" in key}
+        for path in paths
+    )
+
+    def apart(one: dict[str, float], other: dict[str, float]) -> float:
+        return sum(abs(one[key] - other[key]) for key in one)
+
+    assert apart(small, large) < 0.2 * apart(small, experts)

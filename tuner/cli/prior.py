@@ -113,6 +113,7 @@ def _show(library: PriorLibrary, arguments: argparse.Namespace) -> None:
         f"trials      {len(task.trials)}, {task.measured} of which ran",
         f"parameters  {', '.join(f'{name} ({scale.value})' for name, scale in task.parameters.items())}",
         f"metrics     {', '.join(task.metrics)}",
+        f"model       {', '.join(f'{name} {value:.3g}' for name, value in task.features.items() if value) or '-'}",
     ]
     sys.stdout.write("\n".join(lines) + "\n")
 

@@ -82,6 +82,7 @@ def prior_of_trials(
     *,
     engine: str = "",
     devices: Sequence[DeviceType] = (),
+    features: Mapping[str, float] | None = None,
 ) -> PriorTask:
     """The trials of a study as a prior: configurations and numbers, nothing of the model.
 
@@ -91,6 +92,7 @@ def prior_of_trials(
         trials: what was tried, and its metrics by name; none where it did not run.
         engine: of the study.
         devices: of the study.
+        features: numbers that describe the model (`tuner.make_up`).
     """
     return PriorTask(
         name=name,
@@ -105,6 +107,7 @@ def prior_of_trials(
             )
             for config, metrics in trials
         ),
+        features=features or {},
     )
 
 

@@ -1,13 +1,15 @@
-"""Earlier tasks as data: the trials of a finished study, or of a published measurement, and nothing of the model.
+"""Earlier tasks as data: the trials of a finished study, or of a published measurement; no weights, no names of layers.
 
 The file format is JSON, gzipped or not, one task per file::
 
     {"version": 1, "name": "encoder-a", "source": "...", "licence": "", "engine": "triton",
      "devices": {"cpu-1": {"kind": "cpu", "cpus": 1}}, "parameters": {"device": "categorical", "batch": "log"},
      "trials": [{"config": {"device": "cpu-1", "batch": 8}, "metrics": {"throughput": 120.0}},
-                {"config": {"device": "cpu-1", "batch": 64}}]}
+                {"config": {"device": "cpu-1", "batch": 64}}],
+     "features": {"log_parameters": 18.5, "flops_share_matmul": 0.97}}
 
-A trial without metrics did not run. A file of a newer version is refused, whole.
+A trial without metrics did not run. Features tell what the model is made of (`tuner.make_up`); without them it is not
+known. A file of a newer version is refused, whole.
 """
 
 from __future__ import annotations

@@ -47,6 +47,7 @@ class MetaSampler(CandidateSampler):
         earlier: earlier tasks, rows over the space's parameters in its order (`tuner.priors.earlier_tasks`).
         settings: of the search.
         descriptors: by parameter and value, numbers that describe it (see `ListedProblem`).
+        features: numbers that describe the study, by name, as in `EarlierTask.features`.
 
     Raises:
         UsageError: there are two objectives.
@@ -62,6 +63,7 @@ class MetaSampler(CandidateSampler):
         earlier: Sequence[EarlierTask] = (),
         settings: MetaSettings | None = None,
         descriptors: Mapping[str, Mapping[Value, tuple[float, ...]]] | None = None,
+        features: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__(candidates, objectives, slos, seed)
         if len(objectives) != 1:
@@ -69,6 +71,7 @@ class MetaSampler(CandidateSampler):
         self._earlier = tuple(earlier)
         self._settings = settings
         self._descriptors = descriptors or {}
+        self._features = features or {}
         self._cache: HyperparameterCache = {}
 
     def prepare(self) -> None:
@@ -143,6 +146,7 @@ class MetaSampler(CandidateSampler):
             direction=self.objectives[0].direction,
             bounds=tuple(Bound(name=str(slo), limit=slo.bound, at_most=slo.at_most) for slo in self.slos),
             earlier=self._earlier,
+            features=self._features,
             descriptors=self._descriptors,
         )
 

@@ -12,7 +12,7 @@ from typing import Final, Protocol, cast
 import numpy as np
 
 from tuner.device import DeviceKind, DeviceType
-from tuner.errors import TunerError, UnpredictableError, did_you_mean
+from tuner.errors import UnpredictableError, did_you_mean
 from tuner.hardware import Hardware
 from tuner.metric import Metric, MetricRef
 from tuner.model_graph import ModelGraph
@@ -31,11 +31,11 @@ from tuner.serving import ContinuousBatching, DynamicBatching, ServedModel, Serv
 from tuner.step import NumberFormat
 from tuner.study import adapters
 from tuner.study.catalogue import catalogue, named_gpu
+from tuner.study.read_model import read_graph
 from tuner.trial import TrialPlan
 from tuner.units import format_bytes
 from tuner.workload import TokenShapes
 
-MODEL_READERS: Final = "tuner.model_readers"
 OPERATOR_TABLES: Final = "tuner.operator_tables"
 _TAIL: Final = 2.0
 """Latencies, of which the tail matters, are off by more than rates are."""
@@ -62,10 +62,6 @@ class DeviceModel(Protocol):
             UnpredictableError: it cannot run.
         """
         ...
-
-
-class _Reader(Protocol):
-    def read(self, path: Path, weights: NumberFormat | None = None) -> ModelGraph: ...
 
 
 class Batches:
@@ -159,7 +155,7 @@ def device_model(served: ServedModel, device: DeviceType, plan: TrialPlan) -> De
     Raises:
         UnpredictableError: the device is not known, or the model cannot be read.
     """
-    read = functools.cache(lambda weights: _graph(served, weights))
+    read = functools.cache(lambda weights: read_graph(served, weights))
     graph = read(None)
     hardware = None if device.kind is DeviceKind.CPU else _gpu(device)
     if isinstance(plan.workload.requests, TokenShapes):
@@ -178,14 +174,6 @@ def device_model(served: ServedModel, device: DeviceType, plan: TrialPlan) -> De
         return Batches(on_cores, plan, None if device.memory_bytes is None else float(device.memory_bytes))
     on_gpus = GpuPasses(graph, _gpu_table(hardware), device.gpus, served.rows, served.row_tokens)
     return Batches(on_gpus, plan, hardware.memory_bytes)
-
-
-def _graph(served: ServedModel, weights: NumberFormat | None) -> ModelGraph:
-    try:
-        reader = cast(Callable[[], _Reader], adapters.load(MODEL_READERS, served.reader))()
-        return reader.read(served.path, weights) if weights is not None else reader.read(served.path)
-    except TunerError as error:
-        raise UnpredictableError(f"The model's operators cannot be read: {error}") from error
 
 
 def _gpu_table(hardware: Hardware) -> OperatorTable:

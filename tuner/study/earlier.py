@@ -21,6 +21,7 @@ from tuner.space import Space
 from tuner.step import NumberFormat
 from tuner.study.catalogue import catalogue, named_gpu
 from tuner.study.definition import AUTO, META, NONE, Study
+from tuner.study.read_model import model_features
 from tuner.study.result import Result
 from tuner.trial import Reason
 
@@ -149,7 +150,7 @@ def from_json(text: str) -> tuple[PriorTask, ...]:
 def remembered(
     result: Result, space: Space, library: PriorLibrary, name: str | None = None, *, replace: bool = False
 ) -> Path:
-    """Adds a study's trials to a library of earlier tasks: configurations and numbers, nothing of the model.
+    """Adds a study's trials to a library of earlier tasks: configurations and numbers, and what the model is made of.
 
     A trial that ended early counts with what its windows showed.
 
@@ -184,7 +185,15 @@ def remembered(
         if record.outcome is not None
         and (record.failure is None or record.failure.reason is not Reason.GENERATOR_BOUND)
     ]
-    prior = prior_of_trials(chosen_name, source, space, trials, engine=study.engine.name, devices=study.task.devices)
+    prior = prior_of_trials(
+        chosen_name,
+        source,
+        space,
+        trials,
+        engine=study.engine.name,
+        devices=study.task.devices,
+        features=model_features(study.task, result.engine),
+    )
     if not prior.measured:
         raise UsageError(f"The study {study.name!r} has no measured trial: there is nothing to learn from.")
     return library.add(prior, replace=replace)

@@ -20,6 +20,7 @@ from tuner.strategies.random import RandomSampler
 from tuner.strategies.sampler import CandidateSampler
 from tuner.study.definition import AUTO, META, RANDOM, Stopping, Study
 from tuner.study.earlier import device_descriptors, usable
+from tuner.study.read_model import model_features
 from tuner.study.record import State, TrialRecord
 from tuner.study.stopping import Ended, StopRule
 from tuner.trial import Estimate
@@ -172,7 +173,13 @@ class Strategy:
 
             earlier = usable(self._study, self._space, self._priors)
             descriptors = {DEVICE: device_descriptors(earlier.devices)}
-            sampler = MetaSampler(*common, seed=search.seed, earlier=earlier.tasks, descriptors=descriptors)
+            sampler = MetaSampler(
+                *common,
+                seed=search.seed,
+                earlier=earlier.tasks,
+                descriptors=descriptors,
+                features=model_features(self._study.task, self._engine) if self._priors else None,
+            )
             sampler.prepare()
             return sampler
         if search.sampler in (AUTO, META):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from tuner.priors.library import PriorLibrary
 from tuner.priors.prior_task import PriorTask
 from tuner.slo import Slo
 from tuner.strategies.candidates import Candidates
+from tuner.strategies.meta import MetaSampler
 from tuner.study.definition import AdapterChoice, Budget, Override, Study
 from tuner.study.earlier import device_descriptors, remembered, usable
 from tuner.study.event import Event, Notice
@@ -230,3 +232,36 @@ def test_a_device_type_never_tried_is_placed_by_what_it_is() -> None:
     assert set(found) == {"a", "h", "cpu"}
     assert all(two > one for one, two in zip(found["a"][1:], found["h"][1:], strict=True))
     assert found["cpu"] == (4.0, 0.0, 0.0, 0.0, 0.0)
+
+
+def test_what_the_model_is_made_of_is_kept_with_a_prior_and_told_to_the_search(
+    make_study: StudyMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Mapping[str, float]] = []
+
+    class Noting(MetaSampler):
+        def __init__(self, *arguments: Any, features: Mapping[str, float], **options: Any) -> None:
+            told.append(features)
+            super().__init__(*arguments, features=features, **options)
+
+    monkeypatch.setattr("tuner.strategies.meta.MetaSampler", Noting)
+    readable = AdapterChoice(name="fake", options={"predictions": "good"})
+    first = replace(server(make_study, "first", 70, 3, priors="none", remember=True), engine=readable)
+    tuner.tune(first)
+    kept = PriorLibrary().get("first")
+    assert kept.features["log_parameters"] > 0
+    assert PriorTask.from_json(kept.to_json()) == kept
+    second = replace(server(make_study, "second", 70, 1), engine=readable)
+    tuner.tune(second)
+    assert told == [kept.features]
+    task = usable(second, Tuner(second).space, (kept,)).tasks[0]
+    assert task.features == kept.features
+
+
+def test_a_model_that_cannot_be_read_has_no_features_and_older_priors_none(make_study: StudyMaker) -> None:
+    tuner.tune(server(make_study, "plain", 70, 3, priors="none", remember=True))
+    kept = PriorLibrary().get("plain")
+    assert kept.features == {}
+    content = json.loads(kept.to_json())
+    del content["features"]
+    assert PriorTask.from_json(json.dumps(content)).features == {}
