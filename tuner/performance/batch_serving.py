@@ -16,7 +16,7 @@ from tuner.performance.batch_passes import BatchPasses
 from tuner.performance.grid import Array
 from tuner.performance.simulated_load import SimulatedLoad
 from tuner.performance.simulation.dynamic import Batched, simulate_clients, simulate_dynamic
-from tuner.performance.simulation.traffic import arrivals_until
+from tuner.performance.simulation.traffic import arrivals_until, counted_from, whole_load
 from tuner.serving import DynamicBatching
 from tuner.slo import excesses
 from tuner.trial import TrialPlan
@@ -29,7 +29,8 @@ ANSWER_S: Final = 0.1e-3
 _KEEPS_UP: Final = 0.98
 """Share of the offered requests that must be answered for a rate to hold."""
 _MOST: Final = 20_000
-"""Requests simulated at most; a longer load is cut short."""
+_MOST_OF_ALL: Final = 500_000
+"""Requests simulated at most, of a part of the load and of the whole; a longer load is cut short."""
 
 
 class BatchServing:
@@ -64,14 +65,17 @@ class BatchServing:
     def _of_clients(self, settings: DynamicBatching, arrival: ClosedLoop) -> SimulatedLoad:
         service = self._passes.service_s(settings.max_batch_size)
         speeds = self._passes.speeds(settings)
-        think = arrival.think_time_s + CLIENT_S
-        requests = max(400, 12 * arrival.clients)
+        copies, think = _copies(settings, speeds), arrival.think_time_s + CLIENT_S
+
+        def run(count: int) -> tuple[Batched, Array, Array]:
+            served = simulate_clients(arrival.clients, think, count, copies, service, speeds, ANSWER_S)
+            return served, served.arrived_s, served.finished_s
+
+        requests = min(max(400, 12 * arrival.clients), max(_MOST, 4 * arrival.clients))
         if self._thorough:
-            least = service.min() / max(float(speeds.max()), 1e-9) / settings.max_batch_size
-            requests = max(requests, int(self._plan.load_s / max(least, (least + think) / arrival.clients)))
-        requests = min(requests, max(_MOST, 4 * arrival.clients))
-        copies = _copies(settings, speeds)
-        served = simulate_clients(arrival.clients, think, requests, copies, service, speeds, ANSWER_S)
+            served, end = whole_load(run, requests, self._plan.load_s, max(_MOST_OF_ALL, requests))
+            return self._told(served, counted_from(self._plan.warmup_s, end), end, by_arrival=True)
+        served = run(requests)[0]
         ended = np.sort(served.finished_s)
         # the clients start together, and towards the end fewer and fewer of them are left
         start = float(ended[max(2 * arrival.clients, requests // 4) - 1])
@@ -84,11 +88,14 @@ class BatchServing:
         end = self._plan.load_s
         if not self._thorough and rate_rps > 0:
             end = min(end, max(2.0 * self._plan.warmup_s, 1500.0 / rate_rps))
-        arrived = arrivals_until(arrival, rate_rps, end, self._plan.seed)[:_MOST]
+        arrived = arrivals_until(arrival, rate_rps, end, self._plan.seed)
+        most = _MOST_OF_ALL if self._thorough else _MOST
+        if arrived.size > most:
+            arrived, end = arrived[:most], float(arrived[most])
         speeds = self._passes.speeds(settings)
         service = self._passes.service_s(settings.max_batch_size)
         served = simulate_dynamic(arrived, _copies(settings, speeds), service, speeds)
-        start = min(self._plan.warmup_s, end / 2.0)
+        start = counted_from(self._plan.warmup_s, end)
         found = self._told(served, start, end, by_arrival=True)
         offered = float(np.sum(arrived >= start)) / max(end - start, 1e-9)
         kept_up = found.metrics[MetricRef(Metric.THROUGHPUT)] >= _KEEPS_UP * offered

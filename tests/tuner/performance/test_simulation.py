@@ -10,11 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tuner.errors import UsageError
+from tuner.performance.grid import Array
 from tuner.performance.simulation.continuous import Requests, Scheduler, simulate
 from tuner.performance.simulation.disaggregated import Pool, simulate_disaggregated
-from tuner.performance.simulation.dynamic import simulate_dynamic
+from tuner.performance.simulation.dynamic import Batched, simulate_clients, simulate_dynamic
 from tuner.performance.simulation.free_list import NOBODY, give, new_list, reclaim, remembered, take
 from tuner.performance.simulation.step_tables import StepTables
+from tuner.performance.simulation.traffic import whole_load
 from tuner.serving import DynamicBatching
 
 
@@ -248,3 +250,29 @@ def test_impossible_settings_are_refused() -> None:
         simulate_dynamic(np.array([2.0, 1.0]), DynamicBatching(max_batch_size=1), np.ones(1))
     with pytest.raises(UsageError, match="of no tokens"):
         requests([0.0], [0], [1])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    clients=st.integers(1, 40),
+    largest=st.sampled_from([1, 4, 16]),
+    load_s=st.floats(0.5, 20.0),
+    think=st.floats(0.0, 0.5),
+)
+def test_closed_loop_is_as_long_as_the_load_and_busy_to_its_end(
+    clients: int, largest: int, load_s: float, think: float
+) -> None:
+    serving = DynamicBatching(max_batch_size=largest, instances=2)
+    service = 0.01 + 0.002 * np.arange(1, largest + 1)
+
+    def run(count: int) -> tuple[Batched, Array, Array]:
+        served = simulate_clients(clients, think, count, serving, service)
+        return served, served.arrived_s, served.finished_s
+
+    served, end = whole_load(run, max(40, clients), load_s, 100_000)
+    assert end == load_s
+    counted = served.finished_s[served.arrived_s < load_s]
+    assert served.arrived_s[-1] >= counted.max()
+    shorter, end = whole_load(run, clients, load_s, clients)
+    assert shorter.arrived_s.size == clients
+    assert end == min(load_s, float(shorter.arrived_s[-1]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -12,6 +13,7 @@ from tuner.metric import MetricRef
 from tuner.study.predictions import predict
 from tuner.study.simulated import configured, simulate
 from tuner.trial import Origin
+from tuner.workload import OpenLoop
 
 THROUGHPUT = MetricRef.parse("throughput")
 
@@ -98,3 +100,22 @@ def test_a_setting_without_effect_and_an_invalid_combination_are_faults(make_stu
 def test_values_beyond_the_domain_can_be_simulated(make_study: StudyMaker) -> None:
     study = make_study(predictions="good")
     assert configured(study, {"dynamic_batching": "true", "max_batch_size": "24"})["max_batch_size"] == 24
+
+
+@pytest.mark.parametrize("windows", [2, 40])
+def test_closed_loop_is_simulated_as_long_as_a_trial_loads_it(make_study: StudyMaker, windows: int) -> None:
+    study = make_study(predictions="good", clients=8)
+    study = replace(study, plan=replace(study.plan, windows=windows, window_s=0.5))
+    found = simulate(study, configured(study, {}))
+    rate = found.metrics["throughput"].value
+    assert found.completed == pytest.approx(rate * windows * 0.5)
+    assert abs(found.sent - found.completed) <= 8
+
+
+def test_arrivals_beyond_what_is_predicted_at_most_do_not_make_a_server_seem_slow(make_study: StudyMaker) -> None:
+    study = make_study(predictions="good")
+    workload = replace(study.task.workload, arrival=OpenLoop(rate_rps=90_000.0))
+    study = replace(study, task=replace(study.task, workload=workload), plan=replace(study.plan, workload=workload))
+    config = configured(study, {})
+    limit = simulate(replace(study, plan=replace(study.plan, windows=1, window_s=0.1, warmup_s=0.1)), config)
+    assert limit.sent == pytest.approx(9_000, rel=0.1)

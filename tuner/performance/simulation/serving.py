@@ -17,7 +17,7 @@ from tuner.performance.operator_table import OperatorTable
 from tuner.performance.simulated_load import SimulatedLoad
 from tuner.performance.simulation.continuous import Requests, Scheduler, Served, simulate
 from tuner.performance.simulation.step_tables import StepTables
-from tuner.performance.simulation.traffic import arrivals_until, token_lengths
+from tuner.performance.simulation.traffic import arrivals_until, counted_from, token_lengths, whole_load
 from tuner.performance.step_time import StepTime
 from tuner.serving import ContinuousBatching
 from tuner.slo import excesses
@@ -76,33 +76,34 @@ class ServingSimulation:
         return self._of_rate(arrival, float(rate))[0]  # type: ignore[arg-type]
 
     def _of_clients(self, arrival: ClosedLoop) -> SimulatedLoad:
-        count = max(100, 4 * arrival.clients)
-        while True:
-            inputs, outputs = token_lengths(self._shapes, count, self._plan.seed)
+        lengths = token_lengths(self._shapes, _MOST, self._plan.seed)
+
+        def run(count: int) -> tuple[Served, Array, Array]:
             requests = Requests(
-                arrival_s=np.zeros(count), input_tokens=inputs, output_tokens=outputs,
+                arrival_s=np.zeros(count), input_tokens=lengths[0][:count], output_tokens=lengths[1][:count],
                 clients=arrival.clients, think_time_s=arrival.think_time_s,
             )  # fmt: skip
             served = simulate(requests, self._scheduler, self._tables)
-            reached = float(served.arrival_s[-1])
-            if reached >= self._plan.load_s or count >= _MOST:
-                break
-            count = min(_MOST, math.ceil(count * min(max(self._plan.load_s / max(reached, 1e-3) * 1.1, 2.0), 20.0)))
-        end = min(self._plan.load_s, reached)
-        start = min(self._plan.warmup_s, end / 2.0)
-        counted = (served.finished_s > start) & (served.finished_s <= end)
-        return self._told(served, inputs, outputs, start, end, counted)
+            return served, served.arrival_s, served.finished_s
+
+        served, end = whole_load(run, max(100, 4 * arrival.clients), self._plan.load_s, _MOST)
+        inputs, outputs = (each[: served.arrival_s.size] for each in lengths)
+        start = counted_from(self._plan.warmup_s, end)
+        due = (served.arrival_s >= start) & (served.arrival_s < end) & np.isfinite(served.finished_s)
+        return self._told(served, inputs, outputs, start, end, due)
 
     def _of_rate(self, arrival: OpenLoop | TraceReplay, rate_rps: float) -> tuple[SimulatedLoad, bool]:
         """What a rate shows, and whether it held: the server kept up and every bound did."""
         end = self._plan.load_s
-        arrived = arrivals_until(arrival, rate_rps, end, self._plan.seed)[:_MOST]
+        arrived = arrivals_until(arrival, rate_rps, end, self._plan.seed)
+        if arrived.size > _MOST:
+            arrived, end = arrived[:_MOST], float(arrived[_MOST])
         trace = arrival if isinstance(arrival, TraceReplay) else None
         inputs, outputs = token_lengths(self._shapes, arrived.size, self._plan.seed, trace)
         served = simulate(
             Requests(arrival_s=arrived, input_tokens=inputs, output_tokens=outputs), self._scheduler, self._tables
         )
-        start = min(self._plan.warmup_s, float(arrived[-1]) / 2.0)
+        start = counted_from(self._plan.warmup_s, float(arrived[-1]))
         counted = np.isfinite(served.finished_s) & (arrived >= start)
         told = self._told(served, inputs, outputs, start, end, counted)
         offered = float(np.sum(arrived >= start)) / max(end - start, 1e-9)

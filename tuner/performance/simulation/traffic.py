@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 
@@ -10,6 +12,7 @@ from tuner.performance.grid import Array
 from tuner.performance.simulation.continuous import Counts
 from tuner.workload import ArrivalProcess, Lengths, LengthShape, OpenLoop, TokenShapes, TraceReplay
 
+_Run = TypeVar("_Run")
 _ARRIVALS, _LENGTHS = 0x617272, 0x6C656E
 
 
@@ -33,6 +36,34 @@ def arrivals_until(arrival: OpenLoop | TraceReplay, rate_rps: float, end_s: floa
         found = _drawn(arrival, rate_rps, end_s, seed)
     within = found[found < end_s]
     return np.asarray(within if within.size else found[:1], dtype=np.float64)
+
+
+def whole_load(
+    run: Callable[[int], tuple[_Run, Array, Array]], least: int, load_s: float, most: int
+) -> tuple[_Run, float]:
+    """A closed loop as long as a trial's load, its clients still sending when the last counted answer comes.
+
+    Args:
+        run: simulates so many requests; returns the run, and when each was sent and answered, in the order of sending.
+        least, most: requests to simulate at least and at most.
+        load_s: length of the load.
+
+    Returns:
+        The run, and where its load ends: before `load_s` only where `most` requests do not reach.
+    """
+    count = min(least, most)
+    while True:
+        found, sent, answered = run(count)
+        reached = float(sent[-1])
+        wanted = max(load_s, float(np.nanmax(answered[sent < load_s], initial=0.0)))
+        if reached >= wanted or count >= most:
+            return found, min(load_s, reached)
+        count = min(most, math.ceil(count * min(max(wanted / max(reached, 1e-3) * 1.1, 1.2), 20.0)))
+
+
+def counted_from(warmup_s: float, end_s: float) -> float:
+    """Where counting begins in a load that ends at `end_s`: after the warm-up, or in the middle of a shorter one."""
+    return warmup_s if end_s > warmup_s else end_s / 2.0
 
 
 def mean_rate(arrival: TraceReplay) -> float:
