@@ -68,6 +68,7 @@ def main() -> int:
     parser.add_argument("--budget", type=int, default=25, help="trials of each study")
     parser.add_argument("--trial-noise", type=float, default=0.05, help="standard deviation of a trial's log error")
     parser.add_argument("--chosen-on", action="store_true", help="the problems on which the defaults were chosen")
+    parser.add_argument("--gains", type=float, nargs="*", default=[Stopping().gain], help="thresholds of the gain")
     arguments = parser.parse_args()
     problems = CHOSEN_ON if arguments.chosen_on else REPORTED_ON
     runs = []
@@ -79,7 +80,8 @@ def main() -> int:
                 run = played(study_of(problem, seed, arguments.budget, storage), truth, arguments.trial_noise)
                 runs.append(run)
                 print(f"{number} {seed} {' '.join(f'{step.loss:.2f}' for step in run.steps)}", flush=True)
-    for stopping in (Stopping(), replace(Stopping(), gain=0.0), replace(Stopping(), probability=1.0)):
+    rules = [replace(Stopping(), gain=gain) for gain in arguments.gains]
+    for stopping in (*rules, replace(Stopping(), gain=0.0), replace(Stopping(), probability=1.0)):
         print(report(stopping, runs))
     print(calibration(runs))
     return 0

@@ -102,7 +102,7 @@ def _best_lines(result: Result, best: Evidence) -> list[str]:
 
 
 def _outlook_words(result: Result, prospects: Prospects) -> str:
-    # Beliefs are widened on purpose, and of a wide one the mean gain says how wide it is rather than what to expect.
+    # Beliefs are widened on purpose: so large a gain says how little is known rather than what to expect.
     told = prospects.expected_gain <= _TOLD_GAIN
     gain = f"{prospects.expected_gain:.1%}" if told else "an amount too uncertain to tell"
     words = (

@@ -30,7 +30,7 @@ from tuner.slo import Slo
 from tuner.strategies.beliefs import Beliefs, Outlook, PriorMean
 from tuner.strategies.candidates import Candidates, Rows, config_of, encode, levels
 from tuner.strategies.history import History
-from tuner.strategies.prospects import Prospects
+from tuner.strategies.prospects import MOST_GAIN, Prospects
 from tuner.strategies.sampler import CandidateSampler
 from tuner.surrogates.acquisition import (
     log_expected_hypervolume_improvement,
@@ -67,8 +67,6 @@ _DRAWS: Final = 128
 _WIDER: Final = 2.0
 """Factor on the spread of draws that say what is left to find: a process fitted to so few trials, most of them where it
 hoped for more, is too sure of itself (docs/measurements.md, Stopping)."""
-_MOST_GAIN: Final = 5.0
-"""Largest logarithmic gain that a draw counts for."""
 
 
 class BayesianSampler(CandidateSampler):
@@ -177,7 +175,7 @@ class BayesianSampler(CandidateSampler):
         rows = self._shortlist(beliefs, history, open_positions, 0)
         top = torch.argsort(self._scores(beliefs, history, rows), descending=True)[:_CONTENDERS].numpy()
         lead = self._leads(beliefs, best, rows[top])
-        gain = torch.expm1(lead.clamp(0.0, _MOST_GAIN)).mean(dim=(0, 2)).max()
+        gain = torch.expm1(lead.clamp(0.0, MOST_GAIN).mean(dim=(0, 2)).max())
         within = (lead.max(dim=1).values <= -math.log1p(-tolerance)).to(torch.float64).mean()
         return float(gain), float(within)
 

@@ -25,6 +25,7 @@ from tuner.strategies.meta_prior import (
     answer_value,
     meta_prior,
 )
+from tuner.strategies.prospects import MOST_GAIN
 from tuner.surrogates.hypothesis_mixture import HypothesisMixture
 from tuner.surrogates.one_thread import one_thread
 
@@ -36,7 +37,7 @@ class MetaProspects:
     Attributes:
         best: the tried row with the best answer that holds, or `None`.
         within: probability that it is within the tolerance of the best.
-        expected_gain: largest expected improvement of one more trial, as a share of the incumbent.
+        expected_gain: as `tuner.strategies.prospects.Prospects` defines it.
     """
 
     best: int | None
@@ -198,13 +199,15 @@ class MetaSearch:
         best = max(holding, key=lambda row: holding[row])
         gain = self._gains(self._mixture.weights())
         within = float(self._good(gain)[best].mean())
-        with np.errstate(invalid="ignore"):
-            lead = np.where(np.isfinite(gain), gain - np.maximum(gain[best], -1e300), -np.inf)
-        growth = np.expm1(np.clip(lead, 0.0, 5.0)) if self._prior.metrics[0].logarithmic else np.maximum(lead, 0.0)
-        improvement = growth.mean(axis=1)
+        # The incumbent was seen to hold: draws in which it does not say nothing of how much better others are.
+        sure = np.isfinite(gain[best])
+        lead = gain[:, sure] - gain[best, sure]
+        logarithmic = self._prior.metrics[0].logarithmic
+        improvement = np.clip(lead, 0.0, MOST_GAIN if logarithmic else None).sum(axis=1) / max(lead.shape[1], 1)
         improvement[list(self._told)] = 0.0
-        scale = 1.0 if self._prior.metrics[0].logarithmic else max(abs(holding[best]), _SMALL)
-        return MetaProspects(best=best, within=within, expected_gain=float(improvement.max()) / scale)
+        largest = float(improvement.max())
+        share = math.expm1(largest) if logarithmic else largest / max(abs(holding[best]), _SMALL)
+        return MetaProspects(best=best, within=within, expected_gain=share)
 
 
 _SMALL = 1e-12

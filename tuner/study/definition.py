@@ -84,7 +84,7 @@ class Stopping:
     """
 
     after: int = 10
-    gain: float = 0.10
+    gain: float = 0.05
     probability: float = 0.95
     tolerance: float = 0.05
 

@@ -102,7 +102,7 @@ Name = Annotated[
         r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", "name", "Write up to 64 letters, digits, dots, dashes and underscores."
     ),
 ]
-Never = Annotated[str, *_matching("never", "way to stop", "Write never, or for example {after: 10, gain: 10%}.")]
+Never = Annotated[str, *_matching("never", "way to stop", "Write never, or for example {after: 10, gain: 5%}.")]
 CpuSet = Annotated[
     str,
     *_matching(r"\d+(-\d+)?(,\d+(-\d+)?)*", "list of cores", "Write for example 0-3 or 0,2.", numbers=True),

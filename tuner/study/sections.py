@@ -130,7 +130,7 @@ class StopSection(Section):
     gain: Share = Field(
         default=_stopping("gain"),
         description="It ends when one more trial is expected to gain less than this share of the incumbent.",
-        examples=["10%"],
+        examples=["5%"],
     )
     probability: Share = Field(
         default=_stopping("probability"),
@@ -184,7 +184,7 @@ class SearchSection(Section):
     ] = Field(
         default_factory=StopSection,
         description="When the search ends before its budget, as little is left to find; or never.",
-        examples=[{"after": 10, "gain": "10%"}],
+        examples=[{"after": 10, "gain": "5%"}],
     )
     predictions: bool = Field(
         default=True,

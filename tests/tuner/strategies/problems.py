@@ -11,12 +11,13 @@ import optuna
 from hypothesis import strategies as st
 
 from tuner.early_end import EarlyEnd, Limit, OneSided
-from tuner.metric import MetricRef
+from tuner.metric import Direction, MetricRef
 from tuner.objective import Objective
 from tuner.parameter import Condition, Config, Parameter, Scale, powers_of_two
 from tuner.slo import Slo, excesses
 from tuner.space import Rule, Space
 from tuner.strategies.history import KIND, OUTCOME, Kind, distributions, outcome_to_json
+from tuner.strategies.listed_problem import Bound, ListedParameter, ListedProblem
 from tuner.trial import Estimate, Infeasible, Measurement, Outcome, Reason
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -178,14 +179,31 @@ class Problem:
 
 
 def ended_early(outcome: Measurement, slos: Sequence[Slo]) -> Measurement:
-    """A measurement as a load leaves it that ends as soon as a bound is surely missed, by a tenth or more."""
+    """A measurement as a load leaves it that ends once a bound is surely missed, by a tenth or more.
+
+    Counting two windows of five of which p99 is bounded tells p97.5 of what has been seen.
+    """
     missed = tuple(limit for slo in slos if (limit := Limit(slo=slo, whose="SLO")).passed(outcome.values()[slo.metric]))
     if not missed:
         return outcome
-    bounds = {str(limit.slo.metric): OneSided(value=limit.slo.bound * 1.1, side=limit.side) for limit in missed}
+    bounds = {}
+    for limit in missed:
+        value, bound = outcome.values()[limit.slo.metric], limit.slo.bound
+        told = max(0.8 * value, 1.1 * bound) if limit.slo.at_most else min(1.25 * value, bound / 1.1)
+        bounds[str(limit.slo.metric)] = OneSided(value=told, side=limit.side)
     return replace(outcome, ended_early=EarlyEnd(after_s=6.0, bounds=bounds, limits=missed))
 
 
 def server_problem(noise: float = 0.0, ends_early: bool = False) -> Problem:
     """The batching server, throughput under a latency bound."""
     return Problem(space=server_space(), truth=served, noise=noise, ends_early=ends_early)
+
+
+def listed(count: int) -> ListedProblem:
+    """Rows in a row, with a bound of 1 on a latency."""
+    return ListedProblem(
+        parameters=(ListedParameter("x", Scale.LINEAR),),
+        rows=tuple((at,) for at in range(count)),
+        direction=Direction.MAXIMIZE,
+        bounds=(Bound(name="latency", limit=1.0),),
+    )

@@ -7,15 +7,13 @@ import math
 import numpy as np
 import pytest
 
-from tests.tuner.strategies.problems import LATENCY, server_problem
-from tuner.metric import Direction
-from tuner.parameter import Scale
+from tests.tuner.strategies.problems import LATENCY, listed, server_problem
 from tuner.strategies.bayesian import BayesianSampler
 from tuner.strategies.beliefs import Beliefs
 from tuner.strategies.candidates import Candidates, row_of
 from tuner.strategies.foreign import ForeignSampler, sampler_by_name
 from tuner.strategies.history import observations
-from tuner.strategies.listed_problem import Answer, Bound, ListedParameter, ListedProblem
+from tuner.strategies.listed_problem import Answer
 from tuner.strategies.meta_search import MetaSearch
 from tuner.strategies.random import RandomSampler
 from tuner.surrogates.bounded_data import with_bounds
@@ -101,15 +99,6 @@ def test_foreign_samplers_are_told_a_violated_constraint() -> None:
     column = history.column(LATENCY)
     (slo,) = PROBLEM.slos
     assert all(slo.excess(value) > 0.09 for value in history.values[~history.whole][:, column])
-
-
-def listed(count: int) -> ListedProblem:
-    return ListedProblem(
-        parameters=(ListedParameter("x", Scale.LINEAR),),
-        rows=tuple((at,) for at in range(count)),
-        direction=Direction.MAXIMIZE,
-        bounds=(Bound(name="latency", limit=1.0),),
-    )
 
 
 def test_meta_search_believes_a_bound_and_never_takes_it_for_the_best() -> None:
