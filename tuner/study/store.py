@@ -114,6 +114,7 @@ class StudyStore:
                 load_if_exists=True,
             )
             self._adopt()
+            self._study_id = str(self.optuna.user_attrs[_STUDY_ID])
 
     def _adopt(self) -> None:
         attributes = self.optuna.user_attrs
@@ -145,7 +146,7 @@ class StudyStore:
     @property
     def study_id(self) -> str:
         """Unique id of the study."""
-        return str(self.optuna.user_attrs[_STUDY_ID])
+        return self._study_id
 
     def records(self) -> list[TrialRecord]:
         """Every trial, by number."""

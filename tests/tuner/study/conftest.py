@@ -33,6 +33,19 @@ def empty_storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def make_study(tmp_path: Path, empty_storage: Path) -> Iterator[StudyMaker]:
     """Makes studies on the fake engine and runner, stored in a file of the test's own."""
+    with installed():
+        yield study_maker(tmp_path, empty_storage)
+
+
+@pytest.fixture(scope="module")
+def make_shared_study(tmp_path_factory: pytest.TempPathFactory, empty_storage: Path) -> Iterator[StudyMaker]:
+    """The same for what several tests of a module look at."""
+    with installed():
+        yield study_maker(tmp_path_factory.mktemp("shared"), empty_storage)
+
+
+def study_maker(folder: Path, empty_storage: Path) -> StudyMaker:
+    """Makes studies that are stored in a file of `folder`."""
 
     def make(
         *,
@@ -50,7 +63,7 @@ def make_study(tmp_path: Path, empty_storage: Path) -> Iterator[StudyMaker]:
         predictions: str = "none",
         memory_bytes: int | None = None,
     ) -> Study:
-        if storage is None and not (own := tmp_path / "study.db").exists():
+        if storage is None and not (own := folder / "study.db").exists():
             shutil.copyfile(empty_storage, own)
         workload = Workload(arrival=ClosedLoop(clients=clients), requests=TemplateShapes(path="/infer"))
         bounds = tuple(Slo.parse(text) for text in slos)
@@ -67,8 +80,7 @@ def make_study(tmp_path: Path, empty_storage: Path) -> Iterator[StudyMaker]:
             objectives=tuple(Objective(MetricRef.parse(text)) for text in objectives),
             search=SearchOptions(budget=budget or Budget(trials=trials), sampler=sampler, confirmations=confirmations),
             plan=TrialPlan(workload=workload, slos=bounds),
-            storage=storage or f"sqlite:///{tmp_path / 'study.db'}",
+            storage=storage or f"sqlite:///{folder / 'study.db'}",
         )
 
-    with installed():
-        yield make
+    return make

@@ -32,9 +32,9 @@ def load_s(result: Result) -> float:
     return sum(record.phases.load_s for record in result.records)
 
 
-@pytest.fixture
-def result(make_study: StudyMaker) -> Result:
-    return tuner.tune(make_study(trials=16, slos=("p99(latency) <= 15 ms",), confirmations=2))
+@pytest.fixture(scope="module")
+def result(make_shared_study: StudyMaker) -> Result:
+    return tuner.tune(make_shared_study(trials=16, slos=("p99(latency) <= 15 ms",), confirmations=2))
 
 
 def test_same_winner_with_less_load(make_study: StudyMaker, result: Result) -> None:
