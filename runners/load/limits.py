@@ -1,6 +1,7 @@
 """Watching a load for the limits of its plan, beyond which its trial cannot matter (`tuner.early_end`).
 
-Looked at the end of each window, from the second on:
+Looked at the end of each window from the second to the last but one, since at the last end all but some answers are
+there, and again while these are waited for, each time another window's length has passed:
 
 * Latency and TTFT, percentiles and means, and the error rate by counting: the number over the whole load is at least
   what it would be if all that is still to come took no time. How many requests an open loop has is known before; of a
@@ -44,6 +45,7 @@ class LimitWatch:
         """`expected` requests are due inside the windows; `None` where that depends on the server."""
         self.passed: dict[Limit, OneSided] = {}
         self.windows = 0
+        self._looked = 0
         self._plan = plan
         self._expected = expected
         self._first_s = 0.0
@@ -84,10 +86,11 @@ class LimitWatch:
 
     def hopeless(self, open_exchanges: Iterable[Exchange], now_s: float) -> bool:
         """See `Spectator`."""
-        done = min(int((now_s - self._first_s) / self._plan.window_s), self._plan.windows)
-        if done <= self.windows or done < LEAST_WINDOWS:
+        passed_by = int((now_s - self._first_s) / self._plan.window_s)
+        if passed_by <= self._looked or passed_by < LEAST_WINDOWS or passed_by == self._plan.windows:
             return bool(self.passed)
-        self.windows = done
+        self._looked = passed_by
+        done = self.windows = min(passed_by, self._plan.windows)
         under_way = [exchange for exchange in open_exchanges if exchange.counted]
         for limit in self._plan.limits:
             bound = self._counted_bound(limit, under_way, now_s)

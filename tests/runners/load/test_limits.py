@@ -91,6 +91,18 @@ def test_requests_that_wait_count_with_the_time_they_have_waited() -> None:
     assert bound.value == pytest.approx(1.0)
 
 
+def test_whole_load_is_cut_short_only_where_its_last_answers_take_long() -> None:
+    watch = a_watch("p99(latency) <= 100 ms", expected=50)
+    waiting = []
+    for index in range(50):
+        waiting.append(Exchange(Prepared(wire=b""), WholeAnswer(), 4.9 + index / 1000, 4.9))
+        waiting[-1].counted = True
+    assert not watch.hopeless(waiting, 4.95)
+    assert not watch.hopeless(waiting, 5.2)
+    assert watch.hopeless(waiting, 6.05)
+    assert watch.windows == 5
+
+
 def test_closed_loop_may_still_become_faster() -> None:
     """Of 20 requests 2 were slow; were the three windows to come four times as busy, p99 would allow one of 140."""
     quick = [an_exchange(index / 10, index / 10 + 0.05, Fate.COMPLETED) for index in range(18)]
