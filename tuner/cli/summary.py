@@ -6,7 +6,14 @@ import math
 from collections.abc import Mapping
 from typing import Final
 
-from tuner.cli.wording import config_words, estimate_words, excess_words, metrics_json, parameters_json
+from tuner.cli.wording import (
+    config_words,
+    estimate_words,
+    excess_words,
+    metrics_json,
+    outcome_words,
+    parameters_json,
+)
 from tuner.early_end import EarlyEnd
 from tuner.metric import MetricRef
 from tuner.parameter import Config
@@ -130,6 +137,14 @@ def _front_lines(result: Result) -> list[str]:
 
 
 def _nothing_lines(result: Result, shortfall: Shortfall | None) -> list[str]:
+    ended = [record for record in result.records if record.ended_early is not None]
+    if shortfall is None and ended:
+        nearest = min(ended, key=lambda record: max(record.excess(result.study.slos).values(), default=0.0))
+        return [
+            "best       none: no configuration meets the SLO, and none was measured to its end",
+            f"nearest    {config_words(nearest.config)}",
+            f"           {outcome_words(nearest, result.study)}",
+        ]
     if shortfall is None:
         reasons = sorted({r.failure.reason.value for r in result.records if r.failure is not None})
         return ["best       none: no configuration could be measured" + (f" ({', '.join(reasons)})" if reasons else "")]

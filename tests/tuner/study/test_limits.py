@@ -121,3 +121,15 @@ def test_with_two_objectives_only_the_slo_is_a_limit(make_study: StudyMaker) -> 
 def test_early_end_is_no_part_of_what_makes_trials_comparable(make_study: StudyMaker) -> None:
     study = make_study()
     assert with_early_end(study, False).fingerprint == study.fingerprint
+
+
+def test_where_nothing_was_measured_to_its_end_the_nearest_bound_is_told(make_study: StudyMaker) -> None:
+    study = make_study(trials=6, slos=("p99(latency) <= 1 ms",), failures={0: "out of memory"}, confirmations=0)
+    result = tuner.tune(study)
+    assert result.best is None
+    assert result.shortfall is None
+    words = summary_words(result)
+    assert "none was measured to its end" in words
+    lowest = min(record.excess(study.slos)["p99(latency) <= 1 ms"] for record in ended(result))
+    nearest = next(r for r in ended(result) if r.excess(study.slos)["p99(latency) <= 1 ms"] == lowest)
+    assert str(nearest.ended_early) in words
