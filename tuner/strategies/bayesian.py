@@ -194,7 +194,7 @@ class BayesianSampler(CandidateSampler):
         if len(rows) <= _SHORTLIST and not sampled and self.candidates.complete:
             return rows
         simple = beliefs.most_probable
-        scores = self._scores(simple, history, rows, torch.float32)
+        scores = self._scores(simple, history, rows, np.float32)
         best = torch.topk(scores, min(_SHORTLIST, len(rows))).indices.numpy()
         rows, scores = rows[best], scores[best]
         if sampled or not self.candidates.complete:
@@ -212,7 +212,7 @@ class BayesianSampler(CandidateSampler):
             if not len(fresh):
                 break
             known |= {row.tobytes() for row in fresh}
-            found = self._scores(beliefs, history, fresh, torch.float32)
+            found = self._scores(beliefs, history, fresh, np.float32)
             order = torch.argsort(found, descending=True)[:_CLIMBERS].numpy()
             rows = np.concatenate([rows, fresh])
             if float(found.max()) <= best:
@@ -221,7 +221,7 @@ class BayesianSampler(CandidateSampler):
         return rows
 
     def _scores(
-        self, beliefs: Beliefs, history: History, rows: Rows, dtype: torch.dtype = torch.float64
+        self, beliefs: Beliefs, history: History, rows: Rows, dtype: npt.DTypeLike = np.float64
     ) -> torch.Tensor:
         """The acquisition function, averaged over hypotheses, shape (n,)."""
         outlook = beliefs.outlook(rows, dtype)

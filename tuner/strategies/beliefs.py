@@ -24,8 +24,8 @@ from tuner.strategies.candidates import Rows, coordinates, levels
 from tuner.strategies.history import History
 from tuner.surrogates.acquisition import log_mean_over_hypotheses, log_probability_below
 from tuner.surrogates.feasibility import FailureModel
-from tuner.surrogates.gaussian_process import GaussianProcess, chunked
-from tuner.surrogates.kernel import Array, Axis, Grid
+from tuner.surrogates.gaussian_process import GaussianProcess
+from tuner.surrogates.kernel import Array, Axis, Grid, Points
 from tuner.trial import Reason
 from tuner.units import Dimension
 
@@ -148,11 +148,11 @@ class Beliefs:
         """The same under the most probable hyperparameters only."""
         return replace(self, processes={m: process.most_probable for m, process in self.processes.items()})
 
-    def outlook(self, rows: Rows, dtype: torch.dtype = torch.float64) -> Outlook:
+    def outlook(self, rows: Rows, dtype: npt.DTypeLike = np.float64) -> Outlook:
         """What is believed of `rows`, shape (N, d); in single precision to three digits, and quicker."""
         filled = levels(self.space, rows)
-        chunks = chunked(self.grid, filled, dtype)
-        posteriors = {metric: process.posterior(filled, chunks) for metric, process in self.processes.items()}
+        points = Points(self.grid, filled, dtype)
+        posteriors = {metric: process.posterior(filled, points) for metric, process in self.processes.items()}
         hypotheses = len(next(iter(posteriors.values()))[0]) if posteriors else 1
         log_holds = torch.zeros(hypotheses, len(rows), dtype=torch.float64)
         means, stds = [], []
@@ -166,7 +166,7 @@ class Beliefs:
                 stds.append(variance.sqrt())
         log_runs = torch.zeros(len(rows), dtype=torch.float64)
         for failure in self.failures:
-            log_runs = log_runs + failure.log_success(chunks)
+            log_runs = log_runs + failure.log_success(points)
         return Outlook(means=tuple(means), stds=tuple(stds), log_holds=log_holds, log_runs=log_runs)
 
 
