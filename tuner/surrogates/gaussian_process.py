@@ -117,17 +117,22 @@ class GaussianProcess:
             alphas=self.alphas[first],
         )
 
-    def posterior(self, levels: Levels, points: Points | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    def posterior(
+        self, levels: Levels, points: Points | None = None, explaining: int | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and variance of the noise-free function, each of shape (h, N).
 
         Args:
             levels: shape (N, d).
             points: `Points(grid, levels)`, where they are at hand; their precision is what is computed in.
+            explaining: how many training points, the first ones, reduce the variance: with fewer than all, which is
+                quicker, it is an upper bound.
         """
         points = Points(self.grid, levels) if points is None else points
         # The level's part of the covariance with the training points is constant: it is added at the end.
+        whiteners = self.whiteners[:, :explaining]
         means, explained = self._covariance(self.levels).projected(
-            points, self.alphas, self.whiteners.mT, self.level_variance * self.whiteners.sum(axis=2)
+            points, self.alphas, whiteners.mT, self.level_variance * whiteners.sum(axis=2)
         )
         shift = self.center + self.level_variance * self.alphas.sum(axis=1)
         means += shift.astype(means.dtype)[:, None]

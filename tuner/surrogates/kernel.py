@@ -154,8 +154,8 @@ class Covariance:
         Args:
             points: N points.
             weights: shape (u, n).
-            whiteners: shape (u, n, n).
-            shifts: shape (u, n).
+            whiteners: shape (u, n, m).
+            shifts: shape (u, m).
         """
         others = [np.ascontiguousarray(array, dtype=points.dtype) for array in (weights, whiteners, shifts)]
         found: tuple[Floats, Floats] = _projected(points.index, *self._tables(points.dtype), *others)
@@ -203,37 +203,34 @@ def _sums(index: Any, table: Any) -> Any:
 
 
 @compiled
-def _fill(index: Any, products: Any, sums: Any, partial: Any, cross: Any) -> None:
+def _fill(index: Any, products: Any, sums: Any, product: Any, total: Any, cross: Any) -> None:
     """Covariances of a few points, into `cross`.
 
     Candidates come in lexicographic order: most share all but their last levels with the one before, so that
-    `partial`, shape (2, d, n), keeps products and sums of the first 1 .. d rows.
+    `product` and `total`, shape (d, n), keep products and sums of the first 0 .. d - 1 rows.
     """
-    dimensions, n = partial.shape[1:]
+    last, n = product.shape[0] - 1, product.shape[1]
     for p in range(index.shape[0]):
         first = 0
         if p > 0:
-            while first < dimensions and index[p, first] == index[p - 1, first]:
+            while first < last and index[p, first] == index[p - 1, first]:
                 first += 1
-        for j in range(first, dimensions):
-            row = index[p, j]
-            if j == 0:
-                for i in range(n):
-                    partial[0, 0, i] = products[row, i]
-                    partial[1, 0, i] = sums[row, i]
-            else:
-                for i in range(n):
-                    partial[0, j, i] = partial[0, j - 1, i] * products[row, i]
-                    partial[1, j, i] = partial[1, j - 1, i] + sums[row, i]
+        for j in range(first, last):
+            row, factor, term = index[p, j], product[j + 1], total[j + 1]
+            for i in range(n):
+                factor[i] = product[j, i] * products[row, i]
+                term[i] = total[j, i] + sums[row, i]
+        row, found = index[p, last], cross[p]
         for i in range(n):
-            cross[p, i] = partial[0, dimensions - 1, i] + partial[1, dimensions - 1, i]
+            found[i] = product[last, i] * products[row, i] + (total[last, i] + sums[row, i])
 
 
 @compiled
 def _cross(index: Any, products: Any, sums: Any) -> Any:
     n = products.shape[1]
     cross = np.empty((index.shape[0], n), products.dtype)
-    _fill(index, products, sums, np.empty((2, index.shape[1], n), products.dtype), cross)
+    product, total = np.ones((index.shape[1], n), products.dtype), np.zeros((index.shape[1], n), products.dtype)
+    _fill(index, products, sums, product, total, cross)
     return cross
 
 
@@ -242,18 +239,19 @@ def _projected(index: Any, products: Any, sums: Any, weights: Any, whiteners: An
     count, n = index.shape[0], products.shape[2]
     projections = np.empty((products.shape[0], count), products.dtype)
     squares = np.empty_like(projections)
-    partial = np.empty((2, index.shape[1], n), products.dtype)
+    product, total = np.ones((index.shape[1], n), products.dtype), np.zeros((index.shape[1], n), products.dtype)
     cross = np.empty((min(count, _CHUNK), n), products.dtype)
-    white = np.empty_like(cross)
+    white = np.empty((cross.shape[0], whiteners.shape[2]), products.dtype)
     for u in range(products.shape[0]):
         for start in range(0, count, _CHUNK):
             size = min(_CHUNK, count - start)
-            _fill(index[start : start + size], products[u], sums[u], partial, cross[:size])
+            _fill(index[start : start + size], products[u], sums[u], product, total, cross[:size])
             np.dot(cross[:size], whiteners[u], white[:size])
             for p in range(size):
                 projection = square = products.dtype.type(0.0)
                 for i in range(n):
                     projection += cross[p, i] * weights[u, i]
+                for i in range(white.shape[1]):
                     shifted = white[p, i] + shifts[u, i]
                     square += shifted * shifted
                 projections[u, start + p] = projection
