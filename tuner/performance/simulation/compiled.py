@@ -9,5 +9,9 @@ from numba import njit
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function as machine code, kept on disk for the next process."""
+    """The function as machine code, kept on disk for the next process.
+
+    What is kept does not notice a change of what the function calls in another file: after one,
+    `find tuner -name "*.nb[ic]" -delete`.
+    """
     return cast(Callable[..., Any], njit(cache=True, nogil=True)(function))
