@@ -159,8 +159,8 @@ def _finish_python(replica: Any, settings: Any, r: Any, now: Any) -> None:
 def _finish_at_once_python(replica: Any, settings: Any, r: Any, now: Any) -> None:
     """A waiting sequence whose only token came with its prompt, computed elsewhere."""
     one = replica.sequences[r]
-    one.finished = now
-    one.scheduled = now
+    one.produced, one.first = 1, one.arrival
+    one.scheduled = one.finished = now
     _end(replica, settings, now)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from tuner.performance.simulation.compiled import compiled
 from tuner.performance.simulation.free_list import take
 from tuner.performance.simulation.lookup import decode_attention, line, plane, with_host
-from tuner.performance.simulation.replica import finish
+from tuner.performance.simulation.replica import finish, receive
 
 
 def _step_cost_python(replica: Any, costs: Any) -> Any:
@@ -72,8 +72,6 @@ def _steps_of_decoding_python(replica: Any, settings: Any, now: Any) -> Any:
     state, sequences, running = replica.state[0], replica.sequences, replica.running
     if state.active == 0 or state.active > settings.budget:
         return 0
-    if state.tail < sequences.shape[0] and sequences[state.tail].arrival <= now:
-        return 0
     steps = 2**60
     for j in range(state.active):
         one = sequences[running[j]]
@@ -82,8 +80,11 @@ def _steps_of_decoding_python(replica: Any, settings: Any, now: Any) -> Any:
         steps = min(steps, one.outputs - one.produced)
     if state.head < state.tail and state.active < settings.places:
         one = sequences[replica.queue[state.head]]
+        brought = settings.prefilled and one.produced == 0
+        if brought and one.outputs == 1:
+            return 0  # the next step ends it
         if settings.reserve or settings.prefill_first:
-            want = one.inputs + one.produced
+            want = one.inputs + (1 if brought else one.produced)
         else:
             want = min(one.inputs, settings.budget - state.active)
         if state.prefix_known:
@@ -99,6 +100,7 @@ def _decode_on_python(replica: Any, settings: Any, costs: Any, now: Any) -> Any:
     A step costs a few operations, whatever the batch: sequences are counted by their length modulo the block size,
     which says how many ask for a block.
     """
+    receive(replica, settings, now)  # what could never fit must not seem to wait
     remaining = _steps_of_decoding(replica, settings, now)
     if remaining == 0:
         return now

@@ -114,21 +114,19 @@ def _admit_waiting_python(replica: Any, settings: Any, left: Any, now: Any) -> N
     while state.head < state.tail and state.active < settings.places and left > 0:
         r = replica.queue[state.head]
         one = replica.sequences[r]
-        if settings.prefilled and one.produced == 0:
-            one.produced, one.computed = 1, one.inputs
-            one.first = one.arrival
-            if one.produced >= one.outputs:
-                state.head += 1
-                finish_at_once(replica, settings, r, now)
-                continue
+        brought = settings.prefilled and one.produced == 0
+        if brought and one.outputs == 1:
+            state.head += 1
+            finish_at_once(replica, settings, r, now)
+            continue
+        start = 0
+        if brought:
             start = one.inputs
-        else:
-            start = 0
-            if state.prefix_known and settings.prefix > 0:
-                start = min(settings.prefix, (one.inputs - 1) // size * size)
+        elif state.prefix_known and settings.prefix > 0:
+            start = min(settings.prefix, (one.inputs - 1) // size * size)
         # Blocks of the shared prefix belong to the cache, not to the sequence.
         common = 0 if settings.prefilled else start // size
-        whole = one.inputs + one.produced
+        whole = one.inputs + (1 if brought else one.produced)
         again = 0
         if settings.caching and one.preemptions > 0 and one.shared <= common:
             known = min(one.shared + remembered(replica.listed, r), (whole - 1) // size)
@@ -138,6 +136,8 @@ def _admit_waiting_python(replica: Any, settings: Any, left: Any, now: Any) -> N
         target = whole if settings.reserve else start + new
         if (target + size - 1) // size - common > state.free - settings.watermark:
             break
+        if brought:
+            one.produced, one.first = 1, one.arrival
         one.computed, one.shared = start, common
         one.held = (start + new + size - 1) // size - common
         state.free -= one.held
