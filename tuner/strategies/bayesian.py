@@ -6,9 +6,9 @@
 
        log EI of the objective + sum of log P(SLO holds) + log P(the server runs)
 
-   (Ament et al. 2023), and the best of them again, averaged over draws of the hyperparameters. While nothing
-   is known to hold the SLOs, the expected improvement is left out. Two objectives: expected growth of the
-   dominated area instead.
+   (Ament et al. 2023), unless an upper bound keeps it from being among the best, and the best of them again,
+   averaged over draws of the hyperparameters. While nothing is known to hold the SLOs, the expected improvement
+   is left out. Two objectives: expected growth of the dominated area instead.
 4. Above `SCAN_LIMIT` candidates a random part is scored, and the best of it improved step by step.
 """
 
