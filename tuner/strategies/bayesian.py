@@ -39,6 +39,7 @@ from tuner.surrogates.acquisition import (
     pareto_front,
 )
 from tuner.surrogates.one_thread import one_thread
+from tuner.surrogates.rehearsal import rehearse
 
 SCAN_LIMIT: Final = 200_000
 """Candidates that are all scored; of more, a random part of this size is."""
@@ -100,6 +101,11 @@ class BayesianSampler(CandidateSampler):
         self.startup = startup
         self._prior_means = prior_means
         self._design = candidates.space_filling(self.startup, seed)
+
+    @staticmethod
+    def prepare() -> None:
+        """Has what it computes with compiled, which takes tens of seconds once, before it is asked for anything."""
+        rehearse()
 
     def choose(self, history: History, open_positions: npt.NDArray[np.bool_], number: int) -> Rows:
         """See `CandidateSampler.choose`."""
