@@ -14,6 +14,7 @@ A request that is under way counts with the time it has waited.
 from __future__ import annotations
 
 import itertools
+from array import array
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -50,8 +51,9 @@ class LimitWatch:
         self._expected = expected
         self._first_s = 0.0
         wanted = {limit.slo.metric.metric for limit in plan.limits}
-        self._values: dict[Metric, list[list[float]]] = {
-            metric: [[] for _ in range(plan.windows)] for metric in wanted if metric.is_population
+        # Arrays, not lists: numpy reads them at once, where a look must not hold the load up.
+        self._values: dict[Metric, list[array[float]]] = {
+            metric: [array("d") for _ in range(plan.windows)] for metric in wanted if metric.is_population
         }
         self._tokens_wanted = bool(wanted & _TOKEN_RATES)
         self._due = np.zeros(plan.windows)
@@ -82,7 +84,7 @@ class LimitWatch:
             self._due[window] += 1
             self._failed += not completed
             for metric, windows in self._values.items():
-                windows[window] += _values(metric, exchange, self._plan.request_timeout_s)
+                windows[window].extend(_values(metric, exchange, self._plan.request_timeout_s))
 
     def hopeless(self, open_exchanges: Iterable[Exchange], now_s: float) -> bool:
         """See `Spectator`."""
@@ -110,7 +112,7 @@ class LimitWatch:
         if ref.metric is Metric.ERROR_RATE:
             found = self._failed / count
         elif ref.metric in _COUNTED:
-            known = np.concatenate([np.array(values) for values in self._with_waiting(ref.metric, under_way, now_s)])
+            known = np.concatenate(self._with_waiting(ref.metric, under_way, now_s))
             found = least_possible(known, count, ref.percentile)
         return found if found is not None and limit.passed(found) else None
 
@@ -128,22 +130,20 @@ class LimitWatch:
         if ref.metric.is_population:
             compute = statistic(ref.statistic or "mean", ref.percentile)
             sections = self._with_waiting(ref.metric, under_way, now_s)
-            return [compute(np.array(values)) if values else 0.0 for values in sections]
+            return [compute(values) if len(values) else 0.0 for values in sections]
         if ref.metric in _RATES:
             return [float(value) for value in self._rates(ref.metric, under_way) / self._plan.window_s]
         return [0.0] * self._plan.windows
 
-    def _with_waiting(self, metric: Metric, under_way: Sequence[Exchange], now_s: float) -> list[list[float]]:
-        sections = self._values[metric]
-        if metric not in _COUNTED:
-            return sections
-        sections = [list(values) for values in sections]
-        for exchange in under_way:
+    def _with_waiting(self, metric: Metric, under_way: Sequence[Exchange], now_s: float) -> list[Floats]:
+        waiting: list[list[float]] = [[] for _ in range(self._plan.windows)]
+        for exchange in under_way if metric in _COUNTED else ():
             end_s = now_s
             if metric is Metric.TTFT and exchange.answer.first_s is not None:
                 end_s = exchange.answer.first_s
-            sections[self._due_window(exchange)].append(end_s - exchange.due_s)
-        return sections
+            waiting[self._due_window(exchange)].append(end_s - exchange.due_s)
+        settled = self._values[metric]
+        return [np.concatenate([np.array(one), np.array(two)]) for one, two in zip(settled, waiting, strict=True)]
 
     def _rates(self, metric: Metric, under_way: Sequence[Exchange]) -> Floats:
         """Per window; for goodput what it is at most."""

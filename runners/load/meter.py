@@ -73,13 +73,15 @@ class Meter:
             return await self._search(arrival, arrival.rate_rps)
         if isinstance(arrival, ClosedLoop):
             watch = LimitWatch(self._plan, None)
-            result = await self._load(spectators=[watch]).run(lambda send, idle: ClosedLoopPacer(arrival, send, idle))
+            load = self._load(spectators=[watch] if self._plan.limits else [])
+            result = await load.run(lambda send, idle: ClosedLoopPacer(arrival, send, idle))
         else:
             arrivals = self._arrivals(arrival, None)
             expected = self._expected(arrivals)
             watch = LimitWatch(self._plan, expected)
             failures = FailureLimit(expected, self._plan.max_error_rate)
-            result = await self._run_open(arrivals, self._load(spectators=[failures, watch]))
+            load = self._load(spectators=[failures, watch] if self._plan.limits else [failures])
+            result = await self._run_open(arrivals, load)
         if watch.passed:
             return self._ended_early(result, watch)
         measurement = summarise(result.records, self._plan)
