@@ -44,6 +44,8 @@ _WIDE = 2.0
 _UNKNOWN_LEVEL = 400.0
 """Variance of the level of a metric of which nothing is known: e^20 either way in natural logarithms."""
 _TINY = 1e-12
+_ALIKE = 0.5
+"""Distance of features, in their standard deviations, within which tasks are alike."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +137,27 @@ def _transform(value: float, logarithmic: bool) -> float:
     return math.log(max(value, _TINY)) if logarithmic else value
 
 
+def likeness(problem: ListedProblem) -> FloatArray:
+    """How alike the target and each earlier task are by their features, shape (tasks,), of sum 1.
+
+    exp(-d^2 / (2 x 0.5^2)) of the distance d over the features that all of them have, in standard deviations per
+    feature (of logarithms where all are positive). Half of it is shared out evenly: features do not tell all.
+    """
+    count = len(problem.earlier)
+    even = np.full(count, 1.0 / count)
+    names = sorted(name for name in problem.features if all(name in task.features for task in problem.earlier))
+    described = [problem.features, *(task.features for task in problem.earlier)]
+    table = np.array([[float(features[name]) for name in names] for features in described])
+    table = np.where((table > 0).all(axis=0), np.log(np.maximum(table, _TINY)), table)
+    spread = table.std(axis=0)
+    told = spread > _TINY * np.abs(table).max(axis=0, initial=1.0)
+    if not told.any():
+        return even
+    gaps = (table[1:, told] - table[0, told]) / spread[told]
+    alike = np.exp(-0.5 * (gaps**2).mean(axis=1) / _ALIKE**2)
+    return np.asarray(even if alike.sum() < _TINY else 0.5 * even + 0.5 * alike / alike.sum())
+
+
 @dataclass(frozen=True, slots=True)
 class _Column:
     """A metric, and how it is read from an earlier task."""
@@ -172,7 +195,7 @@ class _Builder:
         transferred = np.zeros(_FRESH, bool)
         if tasks:
             count = len(tasks)
-            shares = [settings.own / 2, settings.own / 2, settings.alone, *[settings.follows / count] * count]
+            shares = [settings.own / 2, settings.own / 2, settings.alone, *(settings.follows * likeness(self._problem))]
             weights = np.concatenate([shares, weights])
             followed = np.concatenate([[-1, -1, -1], np.arange(count), followed])
             transferred = np.concatenate([[True, True, False], np.ones(count, bool), transferred])

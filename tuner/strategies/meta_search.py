@@ -3,7 +3,9 @@
 Every question is the configuration with the highest probability of being good enough: of holding every bound
 and being within 5 % of the best that does, over joint draws of all metrics from the mixture of hypotheses
 that `meta_prior` makes of the earlier tasks. With trials in flight it is the probability that this one is good
-and none of those is, so that a batch covers what may be best.
+and none of those is, so that a batch covers what may be best. Once a few trials did not find it, every second
+question is asked without the earlier tasks' surfaces, and by expected improvement: what may be best by a margin is
+tried before what may be as good as the incumbent.
 """
 
 from __future__ import annotations
@@ -73,6 +75,7 @@ class MetaSearch:
             draws=self._settings.draws,
             trust=self._settings.trust,
             generator=self._generator,
+            signs=(RAN,),
         )
         self._tie_break: FloatArray = 1e-9 * self._generator.random(len(problem.rows))
         self._asked: list[int] = []
@@ -129,18 +132,25 @@ class MetaSearch:
             open_rows[:] = True
         if not self._problem.earlier and len(self._asked) < 3:
             return self._spread_out(open_rows)
-        pending = [row for row in self._asked if row not in self._told]
-        good = self._good(self._gains(self._weights()))
-        if pending:
-            good = good & ~good[pending].any(axis=0)
-        score = good.mean(axis=1)
+        searching_alone = self._searching_alone()
+        gain = self._gains(self._weights(searching_alone))
+        if searching_alone and any(math.isfinite(self._problem.gain(answer)) for answer in self._told.values()):
+            score = self._improvement(gain, gain[self._asked].max(axis=0))
+        else:
+            pending = [row for row in self._asked if row not in self._told]
+            good = self._good(gain)
+            score = (good & ~good[pending].any(axis=0)).mean(axis=1)
         score = np.where(open_rows, score + self._tie_break, -1.0)
         return int(np.argmax(score))
 
-    def _weights(self) -> FloatArray:
-        weights = self._mixture.weights()
+    def _searching_alone(self) -> bool:
+        """Whether it is the turn of the hypotheses that do not rest on the earlier tasks' surfaces."""
         turn = len(self._asked) - self._settings.interleave_after
-        if turn >= 0 and turn % 2 == 0 and not self._prior.transferred.all():
+        return turn >= 0 and turn % 2 == 0 and not bool(self._prior.transferred.all())
+
+    def _weights(self, searching_alone: bool) -> FloatArray:
+        weights = self._mixture.weights()
+        if searching_alone:
             weights = np.where(self._prior.transferred, 0.0, weights)
             # Without underflow where the transferred hypotheses predict very much better.
             weights = weights + np.where(self._prior.transferred, 0.0, 1e-12 * self._prior.weights)
@@ -199,15 +209,22 @@ class MetaSearch:
         best = max(holding, key=lambda row: holding[row])
         gain = self._gains(self._mixture.weights())
         within = float(self._good(gain)[best].mean())
-        # The incumbent was seen to hold: draws in which it does not say nothing of how much better others are.
-        sure = np.isfinite(gain[best])
-        lead = gain[:, sure] - gain[best, sure]
-        logarithmic = self._prior.metrics[0].logarithmic
-        improvement = np.clip(lead, 0.0, MOST_GAIN if logarithmic else None).sum(axis=1) / max(lead.shape[1], 1)
+        improvement = self._improvement(gain, gain[best])
         improvement[list(self._told)] = 0.0
         largest = float(improvement.max())
+        logarithmic = self._prior.metrics[0].logarithmic
         share = math.expm1(largest) if logarithmic else largest / max(abs(holding[best]), _SMALL)
         return MetaProspects(best=best, within=within, expected_gain=share)
+
+    def _improvement(self, gain: FloatArray, incumbents: FloatArray) -> FloatArray:
+        """Mean improvement of every row over the incumbent of each draw, shape (n,).
+
+        What was measured was seen to hold: draws in which it does not say nothing of how much better others are.
+        """
+        sure = np.isfinite(incumbents)
+        lead = gain[:, sure] - incumbents[sure]
+        most = MOST_GAIN if self._prior.metrics[0].logarithmic else None
+        return np.asarray(np.clip(lead, 0.0, most).sum(axis=1) / max(lead.shape[1], 1))
 
 
 _SMALL = 1e-12

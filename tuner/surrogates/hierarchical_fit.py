@@ -25,8 +25,6 @@ from scipy.optimize import minimize
 from tuner.surrogates.hierarchical_kernel import LATENTS, FloatArray, GridEncoding, IntArray, KernelTables, covariance
 
 _JITTER = 1e-4
-_LATENT = 0.2
-"""Share of an amplitude that latent coordinates have by default: they are used where the data ask for them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,8 +69,7 @@ def default_hyperparameters(encoding: GridEncoding) -> Hyperparameters:
         return np.concatenate(
             [
                 lengths,
-                np.full(1 + count, np.log(amplitude)),
-                np.full(LATENTS, np.log(_LATENT * amplitude)),
+                np.full(2 + count, np.log(amplitude)),
                 np.zeros(LATENTS),
             ]
         )
@@ -81,12 +78,12 @@ def default_hyperparameters(encoding: GridEncoding) -> Hyperparameters:
     embedding = np.zeros((LATENTS, size))
     start = 0
     for at, basis in enumerate(encoding.bases):
-        if basis.shape[1] == 1:
-            embedding[0, start] = 1.0
-            embedding[1, start] = 1.0 if at % 2 else -1.0
-        else:
-            embedding[:, start : start + basis.shape[1]] = np.linspace(-0.1, 0.1, basis.shape[1])
-        start += basis.shape[1]
+        width = basis.shape[1]
+        place = np.ones(1) if width == 1 else np.linspace(-0.1, 0.1, width)
+        embedding[:, start : start + width] = place
+        # The second coordinate begins as a difference of parameters: alike, both would stay alike.
+        embedding[1::2, start : start + width] *= 1.0 if at % 2 else -1.0
+        start += width
     return Hyperparameters(
         shared=theta(0.5), own=theta(0.25), embedding=embedding, level=0.0, noise=float(np.log(0.05))
     )

@@ -7,12 +7,15 @@ Every parameter has few values, so a covariance is a table per parameter, looked
 | n, p, v | | configurations, parameters, values of one parameter |
 | codes | (n, p) | position of every value in its parameter's domain |
 | distances | p x (v, v) | distances between the values of each parameter |
-| theta | (3 p + 1,) | log length scales (product, additive), log amplitudes (product, one per parameter) |
+| theta | (3 p + 2 + L,) | log of: p lengths (product), p lengths (additive), amplitudes a, a_p, b, L lengths (latent) |
+| z | (n, L) | latent coordinates, z(x) = sum_p E_p[x_p] with a learned embedding E |
 
-    k(x, x') = a^2 prod_p m(d_p / l_p)  +  sum_p a_p^2 m(d_p / l'_p),   m the Matern 5/2 correlation
+    k(x, x') = a^2 prod_p m(d_p / l_p)  +  sum_p a_p^2 m(d_p / l'_p)  +  b^2 m(|(z - z') / l''|)
 
-The product lets everything interact; the sum carries what one parameter does alone, far from any data
-(Duvenaud et al. 2011).
+with m the Matern 5/2 correlation. The product lets everything interact; the sum carries what one parameter does
+alone, far from any data (Duvenaud et al. 2011). Latent coordinates are sums over the parameters' values, most of them
+in octaves: total memory or compute is a product of count, size and kind, so that configurations which look different
+and have the same of it are alike.
 """
 
 from __future__ import annotations
@@ -102,6 +105,8 @@ def _word_distances(words: Sequence[Value], descriptors: Mapping[Value, tuple[fl
 
 LATENTS = 2
 """Latent coordinates of a configuration; a second one lets memory and compute differ."""
+_TINY = 1e-12
+"""Keeps the gradient of a distance finite where it is zero."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +127,7 @@ class KernelTables:
     @property
     def theta_size(self) -> int:
         """Number of hyperparameters of one covariance."""
-        return 3 * len(self.distances) + 1 + 2 * LATENTS
+        return 3 * len(self.distances) + 2 + LATENTS
 
 
 def covariance(
@@ -142,12 +147,12 @@ def covariance(
         total = total + _looked_up(alone, rows, columns)
     if product is not None:
         total = total + (2.0 * theta[2 * count]).exp() * product
-    left_places, right_places = _latent_places(embedding, tables, left), _latent_places(embedding, tables, right)
-    for latent in range(LATENTS):
-        amplitude, length = theta[3 * count + 1 + latent], theta[3 * count + 1 + LATENTS + latent]
-        gap = (left_places[:, None, latent] - right_places[None, :, latent]).abs()
-        total = total + (2.0 * amplitude).exp() * matern(gap / length.exp())
-    return total
+    lengths = theta[3 * count + 2 :].exp()
+    left_places = _latent_places(embedding, tables, left) / lengths
+    right_places = _latent_places(embedding, tables, right) / lengths
+    gaps = (left_places[:, None, :] - right_places[None, :, :]).square().sum(dim=2)
+    latent: torch.Tensor = (2.0 * theta[3 * count + 1]).exp() * matern((gaps + _TINY).sqrt())
+    return total + latent
 
 
 def _looked_up(table: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:

@@ -13,11 +13,12 @@ step costs O(n S t) after t trials.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.linalg import LinAlgError, cho_factor, cho_solve
+from scipy.linalg import LinAlgError, cho_factor, cho_solve, solve_triangular
+from scipy.special import log_ndtr
 
 from tuner.surrogates.censoring import PseudoObservations, pseudo_observations
 from tuner.surrogates.hierarchical import Gaussian
@@ -48,6 +49,7 @@ class HypothesisMixture:
         draws: int,
         generator: np.random.Generator,
         trust: float = 1.0,
+        signs: Collection[str] = (),
     ) -> None:
         """Begins with the priors.
 
@@ -58,12 +60,15 @@ class HypothesisMixture:
             generator: of the draws.
             trust: power to which the probability density counts; below 1 as no hypothesis is quite true
                 (Grünwald & van Ommen 2017).
+            signs: metrics of which only the sign is a fact, observed as 1 or -1: a hypothesis is judged by the
+                probability that it gave to the sign. By the density, one that is sure of the value beats every other.
         """
         self._priors = {metric: tuple(gaussians) for metric, gaussians in priors.items()}
         self._log_prior: FloatArray = np.log(weights / weights.sum())
         self._observed = {metric: _Observations() for metric in priors}
         self._draws = draws
         self._trust = trust
+        self._signs = frozenset(signs)
         self._normals = {
             metric: generator.standard_normal((len(gaussians[0].mean), draws))
             for metric, gaussians in self._priors.items()
@@ -88,7 +93,8 @@ class HypothesisMixture:
         scores = self._log_prior.copy()
         for metric, observed in self._observed.items():
             if observed.rows:
-                evidence = [self._log_evidence(gaussian, observed) for gaussian in self._priors[metric]]
+                of = self._log_sign_evidence if metric in self._signs else self._log_evidence
+                evidence = [of(gaussian, observed) for gaussian in self._priors[metric]]
                 scores += self._trust * np.array(evidence)
         scores = np.exp(scores - scores.max())
         return np.asarray(scores / scores.sum())
@@ -163,6 +169,19 @@ class HypothesisMixture:
         factor = _factor(block)
         gap = np.array(observed.values)[exact] - gaussian.mean[rows]
         return float(-0.5 * gap @ cho_solve(factor, gap) - np.log(np.diag(factor[0])).sum() + bounds)
+
+    def _log_sign_evidence(self, gaussian: Gaussian, observed: _Observations) -> float:
+        """Sum of the log probabilities of the signs, each given those before it.
+
+        With the Cholesky factor R of the observations' covariance and a = R^-1 (y - m), the mean of y_i given those
+        before it is y_i - R_ii a_i, and R_ii its deviation.
+        """
+        rows, values = np.array(observed.rows), np.array(observed.values)
+        block = gaussian.covariance[np.ix_(rows, rows)] + np.diag(self._variance(gaussian, observed))
+        root = np.tril(_factor(block)[0])
+        deviations = np.diag(root)
+        expected = values - deviations * solve_triangular(root, values - gaussian.mean[rows], lower=True)
+        return float(log_ndtr(np.sign(values) * expected / deviations).sum())
 
 
 def _factor(block: FloatArray) -> tuple[FloatArray, bool]:

@@ -21,7 +21,7 @@ def listed_covariance(
     count = len(encoding.distances)
     long, short = np.exp(theta[:count]), np.exp(theta[count : 2 * count])
     shares = np.exp(2.0 * theta[2 * count + 1 : 3 * count + 1])
-    lengths = np.exp(theta[3 * count + 1 + LATENTS :])
+    lengths = np.exp(theta[3 * count + 2 :])
     products, sums = [], []
     for at, table in enumerate(encoding.distances):
         gaps = table[:, right[:, at]]
@@ -37,7 +37,7 @@ def listed_covariance(
         left + starts,
         np.concatenate(products),
         np.concatenate(sums),
-        np.exp(2.0 * theta[3 * count + 1 : 3 * count + 1 + LATENTS]),
+        np.exp(2.0 * theta[3 * count + 1]),
         _places(embedding, encoding, left) / lengths[:, None],
         _places(embedding, encoding, right) / lengths[:, None],
         left is right,
@@ -70,7 +70,7 @@ def _matern_rows(ratios: Any) -> Any:
 
 
 @compiled
-def _covariances(index: Any, products: Any, sums: Any, amplitudes: Any, left: Any, right: Any, symmetric: Any) -> Any:
+def _covariances(index: Any, products: Any, sums: Any, amplitude: Any, left: Any, right: Any, symmetric: Any) -> Any:
     """From tables, shape (rows, m), whose rows `index`, shape (n, p), names; and from latent coordinates.
 
     Where left and right are the same, half of it is enough.
@@ -87,12 +87,12 @@ def _covariances(index: Any, products: Any, sums: Any, amplitudes: Any, left: An
             for j in range(begin, m):
                 product[j] *= products[row, j]
                 total[j] += sums[row, j]
-        for latent in range(amplitudes.shape[0]):
-            here, amplitude = left[latent, i], amplitudes[latent]
-            for j in range(begin, m):
-                total[j] += amplitude * _matern(np.abs(here - right[latent, j]))
         for j in range(begin, m):
-            found[i, j] = product[j] + total[j]
+            square = 0.0
+            for latent in range(left.shape[0]):
+                gap = left[latent, i] - right[latent, j]
+                square += gap * gap
+            found[i, j] = product[j] + total[j] + amplitude * _matern(np.sqrt(square))
             if symmetric:
                 found[j, i] = found[i, j]
     return found

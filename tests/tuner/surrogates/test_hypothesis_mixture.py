@@ -74,3 +74,41 @@ def test_hypothesis_that_expects_what_a_bound_says_gains_weight_up_to_its_probab
     beliefs.observe("objective", 0, 2.0, side=1)
     low, high = 0.02275, 0.8413  # of N(0, 1) and N(3, 1) above 2
     np.testing.assert_allclose(beliefs.weights()[1], high / (low + high), atol=0.01)
+
+
+def test_a_sign_is_judged_by_its_probability_not_by_how_narrow_the_belief_in_its_value_is() -> None:
+    sure = Gaussian(mean=np.ones(6), covariance=1e-4 * COVARIANCE, noise=1e-4)
+    open_minded = Gaussian(mean=np.ones(6), covariance=0.1 * COVARIANCE, noise=0.01)
+    beliefs = HypothesisMixture(
+        {"ran": (sure, open_minded)},
+        np.array([0.5, 0.5]),
+        draws=100,
+        generator=np.random.default_rng(0),
+        signs=("ran",),
+    )
+    for row in range(4):
+        beliefs.observe("ran", row, 1.0)
+    assert 0.5 <= beliefs.weights()[0] < 0.6
+    beliefs.observe("ran", 5, -1.0)
+    assert beliefs.weights()[0] < 1e-6
+
+
+@given(st.lists(st.sampled_from([-1.0, 1.0]), min_size=1, max_size=6))
+@settings(max_examples=30, deadline=None)
+def test_signs_favour_the_hypothesis_whose_mean_lies_on_their_side(signs: list[float]) -> None:
+    near, far = (Gaussian(mean=np.full(6, mean), covariance=COVARIANCE, noise=0.01) for mean in (0.0, 0.5))
+    beliefs = HypothesisMixture(
+        {"ran": (near, far)},
+        np.array([0.5, 0.5]),
+        draws=100,
+        generator=np.random.default_rng(0),
+        signs=("ran",),
+    )
+    for row, sign in enumerate(signs):
+        beliefs.observe("ran", row, sign)
+    weights = beliefs.weights()
+    assert (weights >= 0.0).all()
+    if all(sign > 0 for sign in signs):
+        assert weights[1] > weights[0]
+    if all(sign < 0 for sign in signs):
+        assert weights[1] < weights[0]

@@ -1,0 +1,54 @@
+"""The covariance of listed configurations."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tuner.parameter import Scale
+from tuner.surrogates.hierarchical_fit import TaskData, default_hyperparameters, fit_hyperparameters
+from tuner.surrogates.hierarchical_kernel import GridEncoding
+from tuner.surrogates.listed_covariance import listed_covariance
+
+SIZES = {"large": 1.0, "xlarge": 2.0, "2xlarge": 4.0}
+ROWS = [(size, count) for size in SIZES for count in (4, 8, 16, 32)]
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 5), st.sampled_from(list(Scale))), min_size=1, max_size=4),
+    st.integers(2, 9),
+    st.integers(0, 2**20),
+)
+@settings(deadline=None)
+def test_covariances_are_symmetric_and_positive_semidefinite(
+    parameters: list[tuple[int, Scale]], count: int, seed: int
+) -> None:
+    generator = np.random.default_rng(seed)
+    rows = [tuple(int(generator.integers(1, values + 1)) for values, _ in parameters) for _ in range(count)]
+    encoding = GridEncoding.of([scale for _, scale in parameters], rows, [{}] * len(parameters))
+    codes = encoding.codes(rows)
+    default = default_hyperparameters(encoding)
+    theta = default.shared + 0.3 * generator.normal(size=len(default.shared))
+    found = listed_covariance(theta, default.embedding, encoding, codes, codes)
+    np.testing.assert_allclose(found, found.T)
+    assert np.linalg.eigvalsh(found).min() > -1e-9 * np.trace(found)
+
+
+def test_configurations_with_the_same_total_are_learned_to_be_alike() -> None:
+    """Cost falls where count times size passes a threshold of each task's own: 8 large are as 4 xlarge."""
+    encoding = GridEncoding.of([Scale.CATEGORICAL, Scale.LOG], ROWS, [{}, {}])
+    codes = encoding.codes(ROWS)
+    totals = np.log2([SIZES[size] * count for size, count in ROWS])
+    tasks = [
+        TaskData(index=np.arange(len(ROWS)), values=np.tanh(2.0 * (totals - at)), repeats=np.ones(len(ROWS)))
+        for at in (2.5, 3.5, 4.5, 5.5)
+    ]
+    fitted = fit_hyperparameters(encoding, codes, tasks)
+    found = listed_covariance(fitted.own, fitted.embedding, encoding, codes, codes)
+    correlations = found / np.sqrt(np.outer(np.diag(found), np.diag(found)))
+    at = {row: place for place, row in enumerate(ROWS)}
+    same_total = correlations[at["large", 32], at["2xlarge", 8]]
+    same_count = correlations[at["large", 8], at["2xlarge", 8]]
+    assert same_total > same_count
+    assert same_total > 0.8
