@@ -46,6 +46,7 @@ SHARED: dict[str, tuple[float, float]] = {
 BY_ENGINE: dict[str, tuple[tuple[float, float], ...]] = {
     "level": ((1.0, 0.07), (1.0, 0.07), (1.0, 0.07)),
     "prefill": ((1.0, 0.07), (1.0, 0.07), (1.0, 0.07)),
+    "prefill_experts": ((1.0, 0.2), (1.0, 0.2), (1.0, 0.2)),
     "host_s": ((1500.0, 700.0), (1500.0, 700.0), (1500.0, 700.0)),
     "host_per_sequence_s": ((30.0, 20.0), (30.0, 20.0), (50.0, 30.0)),
     "host_per_request_s": ((1000.0, 2000.0), (1000.0, 2000.0), (5000.0, 4000.0)),
@@ -68,6 +69,7 @@ RATIOS = (
     "replicated",
     "level",
     "prefill",
+    "prefill_experts",
     "prompt_chain",
 )
 

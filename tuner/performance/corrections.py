@@ -53,6 +53,7 @@ class Corrections:
         replicated: factor on `prompt_chain` where attention is replicated and a pass waits for every replica.
         level: times of decode steps.
         prefill: GPU time of prompts inside an engine over the sum of their operators.
+        prefill_experts: the same of their routed experts, beyond `prefill`.
         host_s: time of the engine's own loop per step, s; it runs beside the GPU and shows where it is longer.
         host_per_sequence_s: the same per running sequence, s.
         host_per_request_s: the same once per request, s.
@@ -76,6 +77,7 @@ class Corrections:
     replicated: float
     level: tuple[float, ...]
     prefill: tuple[float, ...]
+    prefill_experts: tuple[float, ...]
     host_s: tuple[float, ...]
     host_per_sequence_s: tuple[float, ...]
     host_per_request_s: tuple[float, ...]

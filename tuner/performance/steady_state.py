@@ -151,9 +151,12 @@ def latencies(loads: ClosedLoads, factors: Corrections, clumped: NDArray[np.bool
     running, output = loads.running, loads.output_tokens
     host = engine["host_s"] + running * (engine["host_per_sequence_s"] + engine["host_per_request_s"] / output)
     chunk = np.maximum(CHUNK_TOKENS / loads.input_tokens, 1.0)
+    routed = engine["prefill_experts"] - 1.0
     prompts = _Prompts(
-        alone=engine["prefill"] * prompt_s(loads.prompt) + factors.layer_s * loads.layers,
-        chunked=engine["prefill"] * prompt_s(loads.chunked_prompt) + factors.layer_s * loads.layers / chunk,
+        alone=engine["prefill"] * (prompt_s(loads.prompt) + routed * loads.prompt.experts)
+        + factors.layer_s * loads.layers,
+        chunked=engine["prefill"] * (prompt_s(loads.chunked_prompt) + routed * loads.chunked_prompt.experts)
+        + factors.layer_s * loads.layers / chunk,
         filling=np.minimum(chunk, running),
         launch=engine["launch_s"] * loads.prompt.kernels,
     )
