@@ -41,7 +41,8 @@ Array = NDArray[np.float64]
 # Factors of the second table differ by engine, in the order of `Engine`: vLLM, SGLang, TensorRT-LLM.
 SHARED: dict[str, tuple[float, float]] = {
     "matmul": (1.0, 0.10), "attention": (1.0, 0.10), "experts": (1.0, 0.15), "collective": (1.0, 0.2),
-    "layer_s": (8.0, 4.0), "serial_host": (1.5, 0.5), "fixed_lengths": (1.8, 0.1), "replicated": (2.0, 0.5),
+    "layer_s": (8.0, 4.0), "serial_host": (1.5, 0.5), "polled_steps": (15.0, 5.0),
+    "fixed_lengths": (1.8, 0.1), "replicated": (2.0, 0.5),
 }  # fmt: skip
 BY_ENGINE: dict[str, tuple[tuple[float, float], ...]] = {
     "level": ((1.0, 0.07), (1.0, 0.07), (1.0, 0.07)),

@@ -49,6 +49,7 @@ class Corrections:
         matmul, attention, experts, collective: times of the engine's kernels over those of the tables.
         layer_s: time per layer between kernels, s.
         serial_host: where the engine's loop does not run beside the GPU (vLLM before 0.14), how much of it adds up.
+        polled_steps: mean steps that a request waits where the engine looks for new ones every 30 steps.
         fixed_lengths: factor on `prompt_chain` where all requests have one length and so end together.
         replicated: factor on `prompt_chain` where attention is replicated and a pass waits for every replica.
         level: times of decode steps.
@@ -73,6 +74,7 @@ class Corrections:
     collective: float
     layer_s: float
     serial_host: float
+    polled_steps: float
     fixed_lengths: float
     replicated: float
     level: tuple[float, ...]

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
@@ -25,6 +26,10 @@ from tuner.step import NumberFormat, Shard
 
 ModelSource = Callable[[str, NumberFormat | None], ModelGraph]
 """Reads a model by name, its weights as stored or in another format; raises ModelError."""
+
+_POLLED_SELDOM: Final = 16.0
+_POLLED_OFTEN: Final = 1.0 / 3.0
+"""From so many clients on, recipes let SGLang look for requests every 30 steps, with fewer every 10."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -260,6 +265,7 @@ class Predictor:
             serial_host=np.array([row.serial_host for row in rows]),
             fixed_lengths=np.array([row.fixed_lengths for row in rows]),
             separate_prefill=np.array([plan.deployment.wide or plan.row.prefill is not None for plan in plans]),
+            polling=np.array([_polling(plan) for plan in plans]),
             opening_share=np.array([OPENING_SHARE * row.opening_burst for row in rows]),
             replicated=np.array(
                 [plan.deployment.shard.attention_replicas > 1 and not plan.deployment.wide for plan in plans]
@@ -295,6 +301,15 @@ def under_doubt(predictions: Sequence[Prediction], ways: Ways, ends: Array) -> l
         )
         for prediction, (ttft, tpot), bounds, behaviours in told
     ]
+
+
+def _polling(plan: _Plan) -> float:
+    """Share of `polled_steps` that a run has: recipes for SGLang on Blackwell set `scheduler-recv-interval`."""
+    hardware = plan.deployment.table.hardware
+    if plan.row.engine is not Engine.SGLANG or not plan.row.opening_burst or not hardware.computes(NumberFormat.NVFP4):
+        return 0.0
+    clients = plan.row.decode.batch * plan.row.decode.shard.attention_replicas
+    return 1.0 if clients >= _POLLED_SELDOM else _POLLED_OFTEN
 
 
 def _served(row: ServingRow | Declined) -> ServingRow:

@@ -72,6 +72,7 @@ class ClosedLoads:
         serial_host: whether its loop waits for the GPU.
         fixed_lengths: whether all requests have one length.
         separate_prefill: whether prompts are computed elsewhere and never slow decoding.
+        polling: share of `polled_steps` that a request waits before the engine looks for it.
         opening_share: requests that meet an opening burst.
         replicated: whether attention is replicated, so that passes wait for the longest of several prompts.
     """
@@ -88,6 +89,7 @@ class ClosedLoads:
     serial_host: NDArray[np.bool_]
     fixed_lengths: NDArray[np.bool_]
     separate_prefill: NDArray[np.bool_]
+    polling: Array
     opening_share: Array
     replicated: NDArray[np.bool_]
 
@@ -173,18 +175,19 @@ def latencies(loads: ClosedLoads, factors: Corrections, clumped: NDArray[np.bool
     chain = engine["prompt_chain"] * np.where(loads.fixed_lengths, factors.fixed_lengths, 1.0)
     own = chain * np.where(loads.replicated, factors.replicated, 1.0) * _joined(prompts.alone, prompts.launch)
     before = outside + own + in_step * cohort
+    awaited = engine["first_token_steps"] + factors.polled_steps * loads.polling
     tpot = (decode**4 + host**4) ** 0.25 + others / output * prompts.chunked
     count = np.ones_like(tpot)
     for _ in range(_ROUNDS):
         work = prompts.work(count)
-        stay = before + (engine["first_token_steps"] + steps) * tpot
+        stay = before + (awaited + steps) * tpot
         count = np.clip(1.0 + running / stay * _joined(work, prompts.launch), 1.0, prompts.filling)
         slowed = others * ((1.0 - in_step) * tpot / stay + in_step / (2.0 * steps))
         between = slowed * _joined(work, np.maximum(prompts.launch - hidden, 0.0)) / count
         beside = ((decode + between) ** 4 + host**4) ** 0.25
         tpot = np.sqrt(tpot * np.where(loads.serial_host, decode + between + factors.serial_host * host, beside))
     first = outside + engine["opening"] * (cohort + prompts.launch) + tpot
-    later = before + engine["first_token_steps"] * tpot
+    later = before + awaited * tpot
     queueing = waiting * (output * tpot + later) / running
     return Latencies(ttft_s=loads.opening_share * first + (1.0 - loads.opening_share) * later + queueing, tpot_s=tpot)
 
