@@ -15,7 +15,7 @@ import csv
 import dataclasses
 import gzip
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +25,10 @@ from scipy.optimize import least_squares
 from profilers.huggingface.reader import HuggingFaceReader
 from search_spaces.device_catalogue import catalogue
 from tuner.model_graph import ModelGraph
-from tuner.performance.calibration import TPOT, TTFT, adjusted
+from tuner.performance.behaviour import Ways, forecast
+from tuner.performance.calibration import MeasuredRun, calibrate
 from tuner.performance.corrections import Corrections, Engine, Learned, Spread
-from tuner.performance.prediction import Predictor
+from tuner.performance.prediction import Prediction, Predictor, under_doubt
 from tuner.performance.serving_row import Declined, ServingRow, read_row
 from tuner.performance.steady_state import ClosedLoads, latencies
 from tuner.performance.table_choice import tables_for
@@ -40,17 +41,18 @@ Array = NDArray[np.float64]
 # Factors of the second table differ by engine, in the order of `Engine`: vLLM, SGLang, TensorRT-LLM.
 SHARED: dict[str, tuple[float, float]] = {
     "matmul": (1.0, 0.10), "attention": (1.0, 0.10), "experts": (1.0, 0.15), "collective": (1.0, 0.2),
-    "layer_s": (8.0, 4.0), "serial_host": (1.5, 0.5), "fixed_lengths": (1.8, 0.1), "replicated": (2.0, 0.5),
+    "layer_s": (8.0, 4.0), "serial_host": (1.5, 0.5), "polled_steps": (15.0, 5.0),
+    "fixed_lengths": (1.8, 0.1), "replicated": (2.0, 0.5),
 }  # fmt: skip
 BY_ENGINE: dict[str, tuple[tuple[float, float], ...]] = {
     "level": ((1.0, 0.07), (1.0, 0.07), (1.0, 0.07)),
     "prefill": ((1.0, 0.07), (1.0, 0.07), (1.0, 0.07)),
+    "prefill_experts": ((1.0, 0.2), (1.0, 0.2), (1.0, 0.2)),
     "host_s": ((1500.0, 700.0), (1500.0, 700.0), (1500.0, 700.0)),
     "host_per_sequence_s": ((30.0, 20.0), (30.0, 20.0), (50.0, 30.0)),
     "host_per_request_s": ((1000.0, 2000.0), (1000.0, 2000.0), (5000.0, 4000.0)),
     "launch_s": ((30.0, 15.0), (80.0, 40.0), (60.0, 30.0)),
-    # prompts come before decoding in SGLang: requests of one length that start in step stay in step
-    "synchronized": ((0.05, 0.05), (1.0, 0.02), (0.05, 0.05)),
+    "synchronized": ((0.05, 0.05), (0.05, 0.05), (0.05, 0.05)),
     "synchronized_ranged": ((0.03, 0.03), (0.2, 0.1), (0.03, 0.03)),
     "first_token_s": ((10e3, 5e3), (50e3, 30e3), (20e3, 10e3)),
     "request_s": ((500.0, 250.0), (1000.0, 500.0), (500.0, 250.0)),
@@ -68,6 +70,7 @@ RATIOS = (
     "replicated",
     "level",
     "prefill",
+    "prefill_experts",
     "prompt_chain",
 )
 
@@ -85,37 +88,80 @@ def main() -> None:
     for reason in sorted({reason for reason in data.refused if reason}):
         print(f"  declined: {reason}")
     for title, groups in (("model", data.model), ("architecture", data.family)):
-        tpot, ttft = left_out(data, groups)
+        guesses = left_out(data, groups)
         print(f"\nleft out by {title}")
-        report(data, tpot, ttft, by_group=title == "architecture")
-        coverage(data, tpot, ttft)
-        ranking(data, tpot)
-    calibration(data, tpot, ttft)
+        report(data, guesses, by_group=title == "architecture")
+        coverage(data, guesses)
+        ranking(data, guesses.point("tpot"))
+    calibration(data, guesses)
     everything = learn(data, np.ones(len(data.places), dtype=bool))
-    times = latencies(data.loads, everything)
     print("\nnothing left out (for comparison only)")
-    report(data, times.tpot_s, times.ttft_s, by_group=False)
+    report(data, Guesses.of(data.loads, everything), by_group=False)
     print(everything.to_json())
     if arguments.save:
         spreads = {
-            name: {
-                kind: spread(np.log(measured / predicted)[data.experts == (kind == "experts")])
+            metric: {
+                kind: spread(guesses.errors(metric, getattr(data, metric))[data.experts == (kind == "experts")])
                 for kind in ("dense", "experts")
             }
-            for name, measured, predicted in (("tpot", data.tpot, tpot), ("ttft", data.ttft, ttft))
+            for metric in ("tpot", "ttft")
         }
         origin = f"{len(data.places)} aggregated runs of {len(set(data.family))} architectures, silicon_e2e 2026-08-21"
         save(arguments.save, Learned(corrections=everything, spreads=spreads, origin=origin))
 
 
-def left_out(data: Data, groups: Sequence[str]) -> tuple[Array, Array]:
-    """TPOT and TTFT of every row by factors learned from the other groups' rows."""
-    tpot, ttft = np.zeros(len(data.places)), np.zeros(len(data.places))
+@dataclasses.dataclass(frozen=True, slots=True)
+class Guesses:
+    """What is predicted of every row, not clumped and clumped: times in s and probabilities, shape (2, n)."""
+
+    ways: Ways
+
+    @classmethod
+    def of(cls, loads: ClosedLoads, factors: Corrections) -> Guesses:
+        plain, clumped = latencies(loads, factors), latencies(loads, factors, loads.may_clump)
+        share = loads.clumped_share
+        return cls(
+            Ways(
+                odds=np.array([1.0 - share, share]),
+                ttft_s=np.array([plain.ttft_s, clumped.ttft_s]),
+                tpot_s=np.array([plain.tpot_s, clumped.tpot_s]),
+            )
+        )
+
+    def times(self, metric: str) -> Array:
+        return np.asarray(getattr(self.ways, f"{metric}_s"))
+
+    def point(self, metric: str) -> Array:
+        return forecast(self.times(metric), self.ways.odds)
+
+    def errors(self, metric: str, measured: Array) -> Array:
+        """log(measured / predicted) under the way that comes closer, shape (n,): intervals span both ways."""
+        errors = np.log(measured / self.times(metric))
+        return np.asarray(np.take_along_axis(errors, np.abs(errors).argmin(axis=0)[None], axis=0)[0])
+
+    def predictions(self, spreads: Mapping[str, Mapping[str, Spread]], experts: NDArray[np.bool_]) -> list[Prediction]:
+        """As a `Predictor` would give them, one per row."""
+        bounds = np.array(
+            [
+                [np.exp(each) for metric in ("ttft", "tpot") for each in _both(spreads[metric][kind])]
+                for kind in np.where(experts, "experts", "dense").tolist()
+            ]
+        ).T
+        return under_doubt([Prediction(origin="predicted")] * len(experts), self.ways, bounds)
+
+
+def _both(spread: Spread) -> tuple[float, float]:
+    return spread.low, spread.high
+
+
+def left_out(data: Data, groups: Sequence[str]) -> Guesses:
+    """Times of every row by factors learned from the other groups' rows."""
+    odds, ttft, tpot = (np.zeros((2, len(data.places))) for _ in range(3))
     for group in sorted(set(groups)):
         mine = np.array([name == group for name in groups])
-        times = latencies(data.loads, learn(data, ~mine))
-        tpot[mine], ttft[mine] = times.tpot_s[mine], times.ttft_s[mine]
-    return tpot, ttft
+        ways = Guesses.of(data.loads, learn(data, ~mine)).ways
+        odds[:, mine], ttft[:, mine], tpot[:, mine] = ways.odds[:, mine], ways.ttft_s[:, mine], ways.tpot_s[:, mine]
+    return Guesses(Ways(odds=odds, ttft_s=ttft, tpot_s=tpot))
 
 
 class Data:
@@ -157,27 +203,50 @@ class Data:
         self.experts = np.array([graphs[row["model_path"]].has_experts for row in self.raw])
         kinds = [f"{f}{r['system']}{r['backend']}{r['precision']}" for f, r in zip(self.family, self.raw, strict=True)]
         sizes = {kind: kinds.count(kind) for kind in set(kinds)}
+        self.campaign = [
+            f"{m} {r['system']} {r['backend']} {r['backend_version']}"
+            for m, r in zip(self.model, self.raw, strict=True)
+        ]
         # a group of many like rows counts as about 20 of them, so that no single campaign decides a factor
         self.weight = np.clip(np.array([np.sqrt(20.0 / sizes[kind]) for kind in kinds]), 0.3, 1.5)
 
 
-def learn(data: Data, mask: NDArray[np.bool_]) -> Corrections:
+def learn(data: Data, mask: NDArray[np.bool_], rounds: int = 3) -> Corrections:
     """Factors from the rows of `mask`: robust maximum a posteriori.
 
     TPOT counts by the logarithm of its ratio. TTFT counts by its relative error, so that rows with an unrecorded wait
     (a JIT in the first burst, a full cache), which no factor explains, do not raise the others.
+
+    Campaigns that may be clumped are taken to be what explains them better, and factors and that are found in turn.
     """
     start, width, low, high = priors()
+    found = start
+    for _ in range(rounds):
+        clumped = explained(data, mask, made(found))
 
-    def residuals(values: Array) -> Array:
-        times = latencies(data.loads, made(values))
-        tpot = np.log(times.tpot_s[mask] / data.tpot[mask]) / 0.10
-        ttft = times.ttft_s[mask] / data.ttft[mask] - 1.0
-        weight = data.weight[mask]
-        return np.concatenate([robust(weight * tpot), robust(weight * ttft), (values - start) / width])
+        def residuals(values: Array, clumped: NDArray[np.bool_] = clumped) -> Array:
+            times = latencies(data.loads, made(values), clumped)
+            tpot = np.log(times.tpot_s[mask] / data.tpot[mask]) / 0.10
+            ttft = times.ttft_s[mask] / data.ttft[mask] - 1.0
+            weight = data.weight[mask]
+            return np.concatenate([robust(weight * tpot), robust(weight * ttft), (values - start) / width])
 
-    found = least_squares(residuals, start, x_scale=width, max_nfev=30, bounds=(low, high)).x
-    return made(np.asarray(found, dtype=np.float64))
+        solved = least_squares(residuals, found, x_scale=width, max_nfev=15, bounds=(low, high))
+        found = np.asarray(solved.x, dtype=np.float64)
+    return made(found)
+
+
+def explained(data: Data, mask: NDArray[np.bool_], factors: Corrections) -> NDArray[np.bool_]:
+    """Which rows of `mask` are better explained as clumped, by campaign."""
+    costs = [
+        np.abs(np.log(each.tpot_s / data.tpot)) / 0.1 + np.abs(np.log(each.ttft_s / data.ttft)) / 0.3
+        for each in (latencies(data.loads, factors), latencies(data.loads, factors, data.loads.may_clump))
+    ]
+    clumped = np.zeros(len(data.places), dtype=bool)
+    for campaign in {data.campaign[place] for place in np.flatnonzero(mask & data.loads.may_clump)}:
+        rows = np.array([each == campaign for each in data.campaign]) & data.loads.may_clump
+        clumped[rows] = costs[1][rows].mean() < costs[0][rows].mean()
+    return clumped
 
 
 def priors() -> tuple[Array, Array, Array, Array]:
@@ -219,7 +288,8 @@ def spread(errors: Array) -> Spread:
     return Spread(low=float(np.quantile(errors, 0.03)), high=float(np.quantile(errors, 0.97)))
 
 
-def report(data: Data, tpot: Array, ttft: Array, by_group: bool) -> None:
+def report(data: Data, guesses: Guesses, by_group: bool) -> None:
+    tpot, ttft = guesses.point("tpot"), guesses.point("ttft")
     off = {"TPOT": np.abs(tpot / data.tpot - 1), "TTFT": np.abs(ttft / data.ttft - 1)}
     for name, error in off.items():
         for kind, mask in (("dense", ~data.experts), ("experts", data.experts)):
@@ -239,11 +309,13 @@ def report(data: Data, tpot: Array, ttft: Array, by_group: bool) -> None:
         )
 
 
-def coverage(data: Data, tpot: Array, ttft: Array) -> None:
+def coverage(data: Data, guesses: Guesses) -> None:
     """Intervals for each architecture from the errors on the others."""
     family = np.array(data.family)
-    for name, measured, predicted in (("TPOT", data.tpot, tpot), ("TTFT", data.ttft, ttft)):
-        error = np.log(measured / predicted)
+    for metric in ("tpot", "ttft"):
+        measured = getattr(data, metric)
+        error = guesses.errors(metric, measured)
+        shortest, longest = guesses.ways.range(guesses.times(metric))
         inside = np.zeros(len(error), dtype=bool)
         for left_out in set(data.family):
             for kind in (False, True):
@@ -251,11 +323,12 @@ def coverage(data: Data, tpot: Array, ttft: Array) -> None:
                 others = (family != left_out) & (data.experts == kind)
                 if here.any() and others.any():
                     bounds = spread(error[others])
-                    inside[here] = (error[here] >= bounds.low) & (error[here] <= bounds.high)
-        print(f"{name} 90 % intervals hold {inside.mean():.1%} of the rows")
+                    low, high = shortest[here] * np.exp(bounds.low), longest[here] * np.exp(bounds.high)
+                    inside[here] = (measured[here] >= low) & (measured[here] <= high)
+        print(f"{metric.upper()} 90 % intervals hold {inside.mean():.1%} of the rows")
 
 
-def calibration(data: Data, tpot: Array, ttft: Array, draws: int = 15, runs: int = 3) -> None:
+def calibration(data: Data, guesses: Guesses, draws: int = 15, runs: int = 3) -> None:
     """Errors after `runs` measured runs, drawn by seed, which do not count themselves. Medians over draws."""
     rows = [row for row in data.rows if isinstance(row, ServingRow)]
     deployment = [(row.device, row.engine, row.weights, row.experts) for row in rows]
@@ -268,36 +341,67 @@ def calibration(data: Data, tpot: Array, ttft: Array, draws: int = 15, runs: int
     }
     # all rows of a model are one model to the calibration, requantised or not
     rows = [dataclasses.replace(row, model=name) for row, name in zip(rows, data.model, strict=True)]
+    spreads = {
+        metric: {
+            kind: spread(guesses.errors(metric, getattr(data, metric))[data.experts == (kind == "experts")])
+            for kind in ("dense", "experts")
+        }
+        for metric in ("tpot", "ttft")
+    }
+    plain = guesses.predictions(spreads, data.experts)
     print(f"\nleft out by architecture, then calibrated on {runs} measured runs ({draws} draws)")
     for title, keys in kinds.items():
-        for metric, sharing, predicted, truth in (("TPOT", TPOT, tpot, data.tpot), ("TTFT", TTFT, ttft, data.ttft)):
-            figures = []
-            for seed in range(draws):
-                generator = np.random.default_rng(seed)
-                before, after = np.full(len(rows), np.nan), np.full(len(rows), np.nan)
-                for key in dict.fromkeys(keys):
-                    here = np.array([place for place, other in enumerate(keys) if other == key])
-                    if here.size < runs + 2:
-                        continue
-                    known = generator.permutation(here)[:runs]
-                    asked = np.setdiff1d(here, known)
-                    ratios = np.log(truth[known] / predicted[known])
-                    change = adjusted([rows[p] for p in asked], [rows[p] for p in known], ratios, sharing)
-                    before[asked] = np.abs(predicted[asked] / truth[asked] - 1)
-                    after[asked] = np.abs(predicted[asked] * change.factor / truth[asked] - 1)
-                figures.append(
-                    [
-                        summary(error[data.experts == experts])
-                        for error in (before, after)
-                        for experts in (False, True)
-                        for summary in (np.nanmean, np.nanmedian)
-                    ]
-                )
-            middle = np.median(np.array(figures, dtype=np.float64), axis=0)
+        figures: dict[str, list[list[float]]] = {"tpot": [], "ttft": []}
+        groups = [np.array([place for place, other in enumerate(keys) if other == key]) for key in dict.fromkeys(keys)]
+        for seed in range(draws):
+            generator = np.random.default_rng(seed)
+            after: list[Prediction | None] = [None] * len(rows)
+            for here in groups:
+                if here.size < runs + 2:
+                    continue
+                known = generator.permutation(here)[:runs].tolist()
+                asked = np.setdiff1d(here, known).tolist()
+                told = [
+                    MeasuredRun(
+                        row=rows[p], prediction=plain[p], ttft_s=float(data.ttft[p]), tpot_s=float(data.tpot[p])
+                    )
+                    for p in known
+                ]
+                found = calibrate([rows[p] for p in asked], [plain[p] for p in asked], told)
+                for place, prediction in zip(asked, found, strict=True):
+                    after[place] = prediction
+            for metric, measures in figures.items():
+                measures.append(figures_of(metric, getattr(data, metric), plain, after, data.experts))
+        for metric, measures in figures.items():
+            middle = np.median(np.array(measures, dtype=np.float64), axis=0)
             print(
-                f"{metric}, runs {title}: dense {middle[0]:.1%} -> {middle[4]:.1%} (median {middle[5]:.1%}), "
-                f"experts {middle[2]:.1%} -> {middle[6]:.1%} (median {middle[7]:.1%})"
+                f"{metric.upper()}, runs {title}: dense {middle[0]:.1%} -> {middle[1]:.1%} (median {middle[2]:.1%}), "
+                f"experts {middle[3]:.1%} -> {middle[4]:.1%} (median {middle[5]:.1%}), intervals hold {middle[6]:.1%}"
             )
+
+
+def figures_of(
+    metric: str,
+    measured: Array,
+    before: Sequence[Prediction],
+    after: Sequence[Prediction | None],
+    experts: NDArray[np.bool_],
+) -> list[float]:
+    """Mean error before, after, its median, of dense models and of those with experts; share inside the interval."""
+    places = np.array([place for place, prediction in enumerate(after) if prediction is not None])
+
+    def error(predictions: Sequence[Prediction | None]) -> Array:
+        times = np.array([getattr(predictions[place], f"{metric}_s") for place in places])
+        return np.asarray(np.abs(times / measured[places] - 1.0))
+
+    intervals = np.array([getattr(after[place], f"{metric}_interval_s") for place in places])
+    inside = (intervals[:, 0] <= measured[places]) & (measured[places] <= intervals[:, 1])
+    found: list[float] = []
+    for kind in (False, True):
+        part = experts[places] == kind
+        old, new = error(before)[part], error(after)[part]
+        found += [float(old.mean()), float(new.mean()), float(np.median(new))]
+    return [*found, float(inside.mean())]
 
 
 def ranking(data: Data, tpot: Array) -> None:

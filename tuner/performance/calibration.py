@@ -8,21 +8,25 @@ deployment (device, engine, number formats), and the neighbourhood in batch, len
              + n^2 [deployment] exp(-|log x - log x'|^2 / 2),    [.]: 1 where both share it
 
 Its posterior mean corrects the prediction and its variance narrows the interval; without a measured run it is
-the prediction unchanged.
+the prediction unchanged. Where runs may have been clumped or not (`tuner/performance/behaviour.py`), those of the
+model and engine tell which: each way's probability is multiplied by the density that the process gives the
+measured times under it, a Student's t instead of a normal one so that one odd run does not decide alone.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Final
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 
+from tuner.performance.behaviour import Ways
+from tuner.performance.corrections import Engine
 from tuner.performance.grid import Array
-from tuner.performance.prediction import Prediction
+from tuner.performance.prediction import Prediction, under_doubt
 from tuner.performance.serving_row import ServingRow
 
 
@@ -48,12 +52,18 @@ class Sharing:
         return float(np.sqrt(sum(getattr(self, field.name) ** 2 for field in fields(self))))
 
 
-# rounded maxima of the likelihood on `silicon_e2e`; leaving any architecture out moves them by less than a fifth
+# rounded maxima of the likelihood on `silicon_e2e`; leaving any architecture out moves them by less than a fifth.
+# TTFT's noise is a quarter above its maximum: intervals after calibration then hold what they promise
 TPOT: Final = Sharing(model=0.04, engine=0.04, version=0.20, deployment=0.06, neighbourhood=0.20, noise=0.09)
-TTFT: Final = Sharing(model=0.15, engine=0.10, version=0.20, deployment=0.15, neighbourhood=0.28, noise=0.14)
+TTFT: Final = Sharing(model=0.15, engine=0.10, version=0.20, deployment=0.15, neighbourhood=0.28, noise=0.18)
 
 _MOST: Final = 1.5
 """Deviations that one run counts for at most: a run that met a compilation says little about the others."""
+
+_FREEDOM: Final = 4.0
+"""Of the t distribution by which measured runs tell whether they were clumped."""
+
+_METRICS: Final = (("ttft", TTFT), ("tpot", TPOT))
 
 _LOAD_SCALE: Final = 2.2
 _SHARD_SCALE: Final = 1.5
@@ -102,19 +112,100 @@ def calibrate(
     Returns:
         n predictions, in order.
     """
+    measured = [run for run in measured if run.prediction.tpot_s is not None]
+    clumped = _clumped(measured)
+    asked = [place for place, prediction in enumerate(predictions) if prediction.tpot_s is not None]
+    here = [rows[place] for place in asked]
+    adjustments = [adjusted(here, *_ratios(measured, metric, clumped), sharing) for metric, sharing in _METRICS]
+    factors, narrowings = (np.array([getattr(each, name) for each in adjustments]) for name in ("factor", "narrowing"))
+    odds = [clumped.get((row.model, row.engine)) for row in here]
     found = list(predictions)
-    for metric, sharing in (("ttft", TTFT), ("tpot", TPOT)):
-        known, ratios = [], []
-        for run in measured:
-            truth, guess = getattr(run, f"{metric}_s"), getattr(run.prediction, f"{metric}_s")
-            if truth is not None and guess is not None:
-                known.append(run.row)
-                ratios.append(math.log(truth / guess))
-        asked = [place for place, prediction in enumerate(found) if prediction.tpot_s is not None]
-        adjustment = adjusted([rows[place] for place in asked], known, np.array(ratios), sharing)
-        for place, factor, narrowing in zip(asked, adjustment.factor, adjustment.narrowing, strict=True):
-            found[place] = _calibrated(found[place], metric, float(factor), float(narrowing))
+    doubtful = [position for position, place in enumerate(asked) if predictions[place].behaviours]
+    for position, place in enumerate(asked):
+        told = odds[position] is not None or bool(np.any(narrowings[:, position] < 1.0))
+        if told:
+            found[place] = _calibrated(found[place], factors[:, position], narrowings[:, position])
+    if doubtful:
+        places = [asked[position] for position in doubtful]
+        before = [predictions[place].behaviours for place in places]
+        share = [
+            ways[1].probability if told is None else told
+            for ways, told in zip(before, (odds[position] for position in doubtful), strict=True)
+        ]
+        ways = Ways(
+            odds=np.array([1.0 - np.array(share), share]),
+            ttft_s=np.array([[way.ttft_s for way in each] for each in before]).T * factors[0, doubtful],
+            tpot_s=np.array([[way.tpot_s for way in each] for each in before]).T * factors[1, doubtful],
+        )
+        ends = _ends([predictions[place] for place in places]) ** np.repeat(narrowings[:, doubtful], 2, axis=0)
+        for place, prediction in zip(places, under_doubt([found[place] for place in places], ways, ends), strict=True):
+            found[place] = prediction
     return found
+
+
+def clumping_evidence(rows: Sequence[ServingRow], log_ratios: Array, sharing: Sharing) -> float:
+    """Logarithm of the density of measured runs of one model, up to a constant.
+
+    A Student's t with the process's covariance C: -(nu + n) / 2 log(1 + r' C^-1 r / nu) - log|C| / 2.
+
+    Args:
+        rows: n runs that were measured.
+        log_ratios: log(measured / predicted), shape (n,).
+        sharing: what runs share.
+    """
+    covariance = _covariance(rows, rows, sharing) + np.eye(len(rows)) * sharing.noise**2
+    distance = float(log_ratios @ np.linalg.solve(covariance, log_ratios))
+    return -0.5 * (_FREEDOM + len(rows)) * math.log1p(distance / _FREEDOM) - 0.5 * float(
+        np.linalg.slogdet(covariance)[1]
+    )
+
+
+def _clumped(measured: Sequence[MeasuredRun]) -> dict[tuple[str, Engine], float]:
+    """Probability that the runs of a model on an engine are clumped, where measured runs tell."""
+    found = {}
+    for key in dict.fromkeys((run.row.model, run.row.engine) for run in measured):
+        runs = [run for run in measured if (run.row.model, run.row.engine) == key and run.prediction.behaviours]
+        if not runs:
+            continue
+        logits = [math.log(max(way.probability, 1e-9)) for way in runs[0].prediction.behaviours]
+        for metric, sharing in _METRICS:
+            known = [(run, truth) for run in runs if (truth := getattr(run, f"{metric}_s")) is not None]
+            if not known:
+                continue
+            for way in range(2):
+                guesses = [getattr(run.prediction.behaviours[way], f"{metric}_s") for run, _ in known]
+                ratios = np.log([truth for _, truth in known]) - np.log(guesses)
+                logits[way] += clumping_evidence([run.row for run, _ in known], ratios, sharing)
+        found[key] = 1.0 / (1.0 + math.exp(min(max(logits[0] - logits[1], -50.0), 50.0)))
+    return found
+
+
+def _ratios(
+    measured: Sequence[MeasuredRun], metric: str, clumped: Mapping[tuple[str, Engine], float]
+) -> tuple[list[ServingRow], Array]:
+    """Runs with the metric, and log(measured / predicted) of each under the likelier way."""
+    rows, ratios = [], []
+    for run in measured:
+        truth, guess = getattr(run, f"{metric}_s"), getattr(run.prediction, f"{metric}_s")
+        if truth is None:
+            continue
+        if run.prediction.behaviours:
+            likelier = clumped[run.row.model, run.row.engine] > 0.5
+            guess = getattr(run.prediction.behaviours[int(likelier)], f"{metric}_s")
+        rows.append(run.row)
+        ratios.append(math.log(truth / guess))
+    return rows, np.array(ratios)
+
+
+def _ends(predictions: Sequence[Prediction]) -> Array:
+    """Ends of intervals over the times of the likely ways, shape (4, n): TTFT's low and high, TPOT's."""
+    ways = Ways(
+        odds=np.array([[way.probability for way in each.behaviours] for each in predictions]).T,
+        ttft_s=np.array([[way.ttft_s for way in each.behaviours] for each in predictions]).T,
+        tpot_s=np.array([[way.tpot_s for way in each.behaviours] for each in predictions]).T,
+    )
+    bounds = np.array([[*(each.ttft_interval_s or ()), *(each.tpot_interval_s or ())] for each in predictions]).T
+    return np.asarray(bounds / np.concatenate([ways.range(ways.ttft_s), ways.range(ways.tpot_s)]))
 
 
 def adjusted(
@@ -178,11 +269,18 @@ def _place(row: ServingRow) -> tuple[float, ...]:
     return (*(math.log(size) / _LOAD_SCALE for size in load), math.log(row.decode.shard.gpus) / _SHARD_SCALE)
 
 
-def _calibrated(prediction: Prediction, metric: str, factor: float, narrowing: float) -> Prediction:
-    value, interval = getattr(prediction, f"{metric}_s"), getattr(prediction, f"{metric}_interval_s")
-    assert value is not None
-    if factor == 1.0 and narrowing == 1.0:
-        return prediction
-    bounds = tuple(value * factor * (bound / value) ** narrowing for bound in interval)
-    origin = prediction.origin if "calibrated" in prediction.origin else f"{prediction.origin}, calibrated"
-    return replace(prediction, **{f"{metric}_s": value * factor, f"{metric}_interval_s": bounds, "origin": origin})
+def _calibrated(prediction: Prediction, factors: Array, narrowings: Array) -> Prediction:
+    """A prediction by TTFT's and TPOT's factors and narrowings of the interval."""
+    times, intervals = [], []
+    for metric, factor, narrowing in zip(("ttft", "tpot"), factors.tolist(), narrowings.tolist(), strict=True):
+        value, interval = getattr(prediction, f"{metric}_s"), getattr(prediction, f"{metric}_interval_s")
+        times.append(value * factor)
+        intervals.append(tuple(value * factor * (bound / value) ** narrowing for bound in interval))
+    return replace(
+        prediction,
+        ttft_s=times[0],
+        tpot_s=times[1],
+        ttft_interval_s=intervals[0],
+        tpot_interval_s=intervals[1],
+        origin=f"{prediction.origin}, calibrated",
+    )

@@ -49,15 +49,17 @@ class Corrections:
         matmul, attention, experts, collective: times of the engine's kernels over those of the tables.
         layer_s: time per layer between kernels, s.
         serial_host: where the engine's loop does not run beside the GPU (vLLM before 0.14), how much of it adds up.
+        polled_steps: mean steps that a request waits where the engine looks for new ones every 30 steps.
         fixed_lengths: factor on `prompt_chain` where all requests have one length and so end together.
         replicated: factor on `prompt_chain` where attention is replicated and a pass waits for every replica.
         level: times of decode steps.
         prefill: GPU time of prompts inside an engine over the sum of their operators.
+        prefill_experts: the same of their routed experts, beyond `prefill`.
         host_s: time of the engine's own loop per step, s; it runs beside the GPU and shows where it is longer.
         host_per_sequence_s: the same per running sequence, s.
         host_per_request_s: the same once per request, s.
         launch_s: time to launch one kernel of a pass over prompts, s.
-        synchronized: share of the sequences that run in step, requests of one length.
+        synchronized: share of the sequences that run in step, requests of one length that are not clumped.
         synchronized_ranged: the same where lengths vary.
         first_token_s: time outside the engine's steps before a first token, s.
         request_s: the same per running sequence, s.
@@ -72,10 +74,12 @@ class Corrections:
     collective: float
     layer_s: float
     serial_host: float
+    polled_steps: float
     fixed_lengths: float
     replicated: float
     level: tuple[float, ...]
     prefill: tuple[float, ...]
+    prefill_experts: tuple[float, ...]
     host_s: tuple[float, ...]
     host_per_sequence_s: tuple[float, ...]
     host_per_request_s: tuple[float, ...]

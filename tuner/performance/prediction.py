@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
@@ -13,7 +14,9 @@ from tuner.errors import ModelError
 from tuner.hardware import Hardware
 from tuner.model_graph import ModelGraph
 from tuner.operators import Experts
+from tuner.performance.behaviour import Behaviour, Ways, forecast
 from tuner.performance.corrections import Engine, Learned, Spread
+from tuner.performance.grid import Array
 from tuner.performance.memory import running_sequences
 from tuner.performance.operator_table import OperatorTable
 from tuner.performance.serving_row import Declined, ServingRow, effective_shard, resolved_formats
@@ -23,6 +26,10 @@ from tuner.step import NumberFormat, Shard
 
 ModelSource = Callable[[str, NumberFormat | None], ModelGraph]
 """Reads a model by name, its weights as stored or in another format; raises ModelError."""
+
+_POLLED_SELDOM: Final = 16.0
+_POLLED_OFTEN: Final = 1.0 / 3.0
+"""From so many clients on, recipes let SGLang look for requests every 30 steps, with fewer every 10."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +41,7 @@ class Prediction:
         ttft_interval_s, tpot_interval_s: 90 % intervals.
         origin: `predicted`, or `predicted (nearest device ...)`, or with calibration.
         reason: why there is none; then the times are `None`.
+        behaviours: not clumped and clumped, where the run may have been either; else empty.
     """
 
     ttft_s: float | None = None
@@ -42,6 +50,7 @@ class Prediction:
     tpot_interval_s: tuple[float, float] | None = None
     origin: str = ""
     reason: str = ""
+    behaviours: tuple[Behaviour, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -101,11 +110,10 @@ class Predictor:
         found = [Prediction(reason=reason) for reason in refused]
         if loads is None:
             return found
-        times = latencies(loads, self._learned.corrections)
+        factors = self._learned.corrections
+        times = latencies(loads, factors)
         for index, ttft, tpot in zip(places, times.ttft_s.tolist(), times.tpot_s.tolist(), strict=True):
-            row = rows[index]
-            assert isinstance(row, ServingRow)
-            deployment = self._deployment(row)
+            deployment = self._deployment(_served(rows[index]))
             ttft_low, ttft_high, tpot_low, tpot_high = deployment.bounds
             found[index] = Prediction(
                 ttft_s=ttft,
@@ -114,6 +122,20 @@ class Predictor:
                 tpot_interval_s=(tpot * tpot_low, tpot * tpot_high),
                 origin=deployment.origin,
             )
+        doubtful = np.flatnonzero(loads.may_clump)
+        if not doubtful.size:
+            return found
+        clumped = latencies(loads, factors, loads.may_clump)
+        share = loads.clumped_share[doubtful]
+        indices = [places[place] for place in doubtful.tolist()]
+        ways = Ways(
+            odds=np.array([1.0 - share, share]),
+            ttft_s=np.array([times.ttft_s[doubtful], clumped.ttft_s[doubtful]]),
+            tpot_s=np.array([times.tpot_s[doubtful], clumped.tpot_s[doubtful]]),
+        )
+        ends = np.array([self._deployment(_served(rows[index])).bounds for index in indices]).T
+        for index, prediction in zip(indices, under_doubt([found[i] for i in indices], ways, ends), strict=True):
+            found[index] = prediction
         return found
 
     def loads(self, rows: Sequence[ServingRow | Declined]) -> tuple[ClosedLoads | None, list[int], list[str]]:
@@ -243,6 +265,7 @@ class Predictor:
             serial_host=np.array([row.serial_host for row in rows]),
             fixed_lengths=np.array([row.fixed_lengths for row in rows]),
             separate_prefill=np.array([plan.deployment.wide or plan.row.prefill is not None for plan in plans]),
+            polling=np.array([_polling(plan) for plan in plans]),
             opening_share=np.array([OPENING_SHARE * row.opening_burst for row in rows]),
             replicated=np.array(
                 [plan.deployment.shard.attention_replicas > 1 and not plan.deployment.wide for plan in plans]
@@ -254,3 +277,41 @@ class Predictor:
         if key not in self._steps:
             self._steps[key] = StepTime(deployment.graph, deployment.table, shard, deployment.cache)
         return self._steps[key]
+
+
+def under_doubt(predictions: Sequence[Prediction], ways: Ways, ends: Array) -> list[Prediction]:
+    """Predictions of runs that may have gone either way: point forecasts, and intervals over all likely ways.
+
+    Args:
+        predictions: n of them, to take the rest from.
+        ways: theirs.
+        ends: of the intervals over the times of a way: TTFT's low and high, TPOT's, shape (4, n).
+    """
+    points = np.array([forecast(times, ways.odds) for times in (ways.ttft_s, ways.tpot_s)])
+    intervals = np.concatenate([ways.range(times) for times in (ways.ttft_s, ways.tpot_s)]) * ends
+    told = zip(predictions, points.T.tolist(), intervals.T.tolist(), ways.told(), strict=True)
+    return [
+        dataclasses.replace(
+            prediction,
+            ttft_s=ttft,
+            tpot_s=tpot,
+            ttft_interval_s=(bounds[0], bounds[1]),
+            tpot_interval_s=(bounds[2], bounds[3]),
+            behaviours=behaviours,
+        )
+        for prediction, (ttft, tpot), bounds, behaviours in told
+    ]
+
+
+def _polling(plan: _Plan) -> float:
+    """Share of `polled_steps` that a run has: recipes for SGLang on Blackwell set `scheduler-recv-interval`."""
+    hardware = plan.deployment.table.hardware
+    if plan.row.engine is not Engine.SGLANG or not plan.row.opening_burst or not hardware.computes(NumberFormat.NVFP4):
+        return 0.0
+    clients = plan.row.decode.batch * plan.row.decode.shard.attention_replicas
+    return 1.0 if clients >= _POLLED_SELDOM else _POLLED_OFTEN
+
+
+def _served(row: ServingRow | Declined) -> ServingRow:
+    assert isinstance(row, ServingRow)
+    return row

@@ -1,7 +1,7 @@
 """Closed form of a closed loop of requests on one replica: from times of steps to TPOT and TTFT.
 
-Every request decodes `o` tokens; meanwhile each of the b sequences running beside it ends and is replaced once,
-so that b prompts are computed during its stay (Little's law).
+Every request decodes `o` tokens beside b - 1 others; each of those ends and is replaced once while it stays
+(Little's law), but only the prompts computed while it decodes, not those before its first token, slow its tokens.
 
     d         a decode step of b sequences at mean context; h the engine's own loop beside it
     p, p1     a prompt's share of a full chunk of k prompts; a prompt alone
@@ -9,17 +9,22 @@ so that b prompts are computed during its stay (Little's law).
     n         prompts that a pass finds: 1 + (arrivals during a pass), at most k
     w         a pass over n prompts: (work(n)^3 + l^3)^(1/3), work from p1 at n = 1 to k p at n = k
     s         share of the sequences that run in step: they end, and send their next prompts, together
+    stay      later + (o - 1) TPOT
 
-    TPOT  = ((d + x)^4 + h^4)^(1/4),   x = (1 - s/2) b w / (n o)
+    TPOT  = ((d + x)^4 + h^4)^(1/4),   x = (b - 1) (w / n) ((1 - s) TPOT / stay + s / (2 (o - 1)))
     later = t0 + r b + c w1 + a TPOT + s (b + k) p / 2
     first = t0 + r b + g ((b + k) p / 2 + l) + TPOT
     TTFT  = first / 10 + 9 later / 10 + waiting (o TPOT + later) / b
 
 In step, the prompts of a cohort follow one another: the i-th waits for i - 1 others before its first token and
-for the remaining ones after it, hence s/2 off TPOT. An engine that computes prompts before it decodes (SGLang)
+for the remaining ones after it, hence s/2. An engine that computes prompts before it decodes (SGLang)
 stops all decoding for a pass; the others compute both in one pass, which hides d behind l. Benchmarks send ten
 requests per client, and all clients start at once: a tenth of the requests meets the opening burst. Requests
 beyond what the cache holds wait for a place.
+
+Requests of one length that started together may stay *clumped*, which no row says (`ClosedLoads.may_clump`):
+in an engine that computes prompts first all of them run in step, s = 1; elsewhere the engine is one place short
+of the clients, and each request waits for another to end, waiting = 1.
 """
 
 from __future__ import annotations
@@ -40,9 +45,15 @@ CHUNK_TOKENS = 8192.0
 OPENING_SHARE = 0.1
 """Requests that meet the opening burst: benchmarks send ten per client."""
 
+_CLUMPED_FIRST = 0.5
+_CLUMPED_ELSEWHERE = 0.25
+"""Probability that requests that may be clumped are, where prompts come first and elsewhere: assumptions, after one of
+two and one of three recorded campaigns. Below a half, forecasts hardly depend on them; calibration starts from them."""
+
 _POINTWISE = 1.3
-_ROUNDS = 4
-"""TPOT and the prompts of a pass depend on each other; they settle within 1 % in three rounds."""
+_ROUNDS = 6
+"""TPOT, the stay and the prompts of a pass depend on one another; half a step in logarithms each, they settle
+within 1 % in five rounds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +72,7 @@ class ClosedLoads:
         serial_host: whether its loop waits for the GPU.
         fixed_lengths: whether all requests have one length.
         separate_prefill: whether prompts are computed elsewhere and never slow decoding.
+        polling: share of `polled_steps` that a request waits before the engine looks for it.
         opening_share: requests that meet an opening burst.
         replicated: whether attention is replicated, so that passes wait for the longest of several prompts.
     """
@@ -77,8 +89,25 @@ class ClosedLoads:
     serial_host: NDArray[np.bool_]
     fixed_lengths: NDArray[np.bool_]
     separate_prefill: NDArray[np.bool_]
+    polling: Array
     opening_share: Array
     replicated: NDArray[np.bool_]
+
+    @property
+    def may_clump(self) -> NDArray[np.bool_]:
+        """Benchmarks whose requests, all of one length, started together and compute prompts where they decode."""
+        return np.asarray(self.fixed_lengths & (self.opening_share > 0) & ~self.separate_prefill)
+
+    @property
+    def prompts_first(self) -> NDArray[np.bool_]:
+        """Engines that compute prompts before they decode."""
+        return np.array([each is Engine.SGLANG for each in self.engines])
+
+    @property
+    def clumped_share(self) -> Array:
+        """Probability that a run is clumped."""
+        share = np.where(self.prompts_first, _CLUMPED_FIRST, _CLUMPED_ELSEWHERE)
+        return np.where(self.may_clump, share, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +133,14 @@ class _Prompts:
         return count * self.chunked + (self.alone - self.chunked) * apart
 
 
-def latencies(loads: ClosedLoads, factors: Corrections) -> Latencies:
-    """TTFT and TPOT of every configuration."""
+def latencies(loads: ClosedLoads, factors: Corrections, clumped: NDArray[np.bool_] | None = None) -> Latencies:
+    """TTFT and TPOT of every configuration.
+
+    Args:
+        loads: n configurations.
+        factors: to predict with.
+        clumped: shape (n,), those whose requests are clumped where they may be; none without it.
+    """
     engine = _by_engine(factors, loads.engines)
     decode = (
         factors.matmul * loads.decode.matmul
@@ -118,32 +153,42 @@ def latencies(loads: ClosedLoads, factors: Corrections) -> Latencies:
     running, output = loads.running, loads.output_tokens
     host = engine["host_s"] + running * (engine["host_per_sequence_s"] + engine["host_per_request_s"] / output)
     chunk = np.maximum(CHUNK_TOKENS / loads.input_tokens, 1.0)
+    routed = engine["prefill_experts"] - 1.0
     prompts = _Prompts(
-        alone=engine["prefill"] * prompt_s(loads.prompt) + factors.layer_s * loads.layers,
-        chunked=engine["prefill"] * prompt_s(loads.chunked_prompt) + factors.layer_s * loads.layers / chunk,
+        alone=engine["prefill"] * (prompt_s(loads.prompt) + routed * loads.prompt.experts)
+        + factors.layer_s * loads.layers,
+        chunked=engine["prefill"] * (prompt_s(loads.chunked_prompt) + routed * loads.chunked_prompt.experts)
+        + factors.layer_s * loads.layers / chunk,
         filling=np.minimum(chunk, running),
         launch=engine["launch_s"] * loads.prompt.kernels,
     )
+    prompts_first = loads.prompts_first
+    clumps = np.zeros_like(prompts_first) if clumped is None else clumped & loads.may_clump
     in_step = np.where(loads.fixed_lengths, engine["synchronized"], engine["synchronized_ranged"])
-    slowed = np.where(loads.separate_prefill, 0.0, (1.0 - in_step / 2.0) * running / output)
-    prompts_first = np.array([each is Engine.SGLANG for each in loads.engines])
+    in_step = np.where(clumps & prompts_first, 1.0, in_step)
+    waiting = loads.waiting + (clumps & ~prompts_first)
     hidden = np.where(prompts_first, 0.0, decode)
-    tpot = (decode**4 + host**4) ** 0.25 + slowed * prompts.chunked
+    others = np.where(loads.separate_prefill, 0.0, np.maximum(running - 1.0, 0.0))
+    steps = np.maximum(output - 1.0, 1.0)
+    outside = engine["first_token_s"] + engine["request_s"] * running
+    cohort = (running + prompts.filling) * prompts.chunked / 2.0
+    chain = engine["prompt_chain"] * np.where(loads.fixed_lengths, factors.fixed_lengths, 1.0)
+    own = chain * np.where(loads.replicated, factors.replicated, 1.0) * _joined(prompts.alone, prompts.launch)
+    before = outside + own + in_step * cohort
+    awaited = engine["first_token_steps"] + factors.polled_steps * loads.polling
+    tpot = (decode**4 + host**4) ** 0.25 + others / output * prompts.chunked
     count = np.ones_like(tpot)
     for _ in range(_ROUNDS):
         work = prompts.work(count)
-        arrivals = running / (output * tpot) * _joined(work, prompts.launch)
-        count = np.clip(1.0 + arrivals, 1.0, prompts.filling)
+        stay = before + (awaited + steps) * tpot
+        count = np.clip(1.0 + running / stay * _joined(work, prompts.launch), 1.0, prompts.filling)
+        slowed = others * ((1.0 - in_step) * tpot / stay + in_step / (2.0 * steps))
         between = slowed * _joined(work, np.maximum(prompts.launch - hidden, 0.0)) / count
         beside = ((decode + between) ** 4 + host**4) ** 0.25
-        tpot = np.where(loads.serial_host, decode + between + factors.serial_host * host, beside)
-    outside = engine["first_token_s"] + engine["request_s"] * running
-    cohort = (running + prompts.filling) * prompts.chunked / 2.0
+        tpot = np.sqrt(tpot * np.where(loads.serial_host, decode + between + factors.serial_host * host, beside))
     first = outside + engine["opening"] * (cohort + prompts.launch) + tpot
-    chain = engine["prompt_chain"] * np.where(loads.fixed_lengths, factors.fixed_lengths, 1.0)
-    own = chain * np.where(loads.replicated, factors.replicated, 1.0) * _joined(prompts.alone, prompts.launch)
-    later = outside + own + engine["first_token_steps"] * tpot + in_step * cohort
-    queueing = loads.waiting * (output * tpot + later) / running
+    later = before + awaited * tpot
+    queueing = waiting * (output * tpot + later) / running
     return Latencies(ttft_s=loads.opening_share * first + (1.0 - loads.opening_share) * later + queueing, tpot_s=tpot)
 
 

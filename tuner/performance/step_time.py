@@ -6,6 +6,7 @@ Loads are arrays: one call costs all configurations that share model, device and
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Final
 
 import numpy as np
 
@@ -24,6 +25,10 @@ from tuner.performance.grid import Array
 from tuner.performance.operator_table import OperatorTable
 from tuner.step import NumberFormat, Rows, Shard
 from tuner.traced_operators import Convolution, TracedWork
+
+_KERNELS: Final[dict[type, float]] = {LatentAttention: 8.0, LinearAttention: 8.0, Experts: 2.0}
+"""Kernels launched for one operator over prompts, about, where it is not one: around a latent softmax the norms,
+rotation, concatenations and the cache's write; convolution, gates and six of a chunked scan; choosing experts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,7 +167,7 @@ class StepTime:
         return "pointwise", self._pointwise(operator, loads)
 
     def _calls(self, operator: Operator) -> float:
-        return 2.0 if isinstance(operator, Experts | LinearAttention) else 1.0
+        return next((calls for kind, calls in _KERNELS.items() if isinstance(operator, kind)), 1.0)
 
     def _attention(self, operator: Attention, loads: StepLoads) -> Array:
         heads, kv_heads = operator.shape(self.shard)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import functools
 import json
 from pathlib import Path
@@ -28,6 +29,7 @@ from tuner.performance.memory import memory_need
 from tuner.performance.operator_table import OperatorTable
 from tuner.performance.prediction import Predictor
 from tuner.performance.serving_row import ServingRow, read_row
+from tuner.performance.steady_state import latencies
 from tuner.performance.table_choice import tables_for
 from tuner.performance.table_file import read_table
 from tuner.step import NumberFormat, Shard
@@ -119,6 +121,37 @@ def test_more_sequences_never_make_a_token_faster(predictor: Predictor) -> None:
     rows = [read_row({**ROW, "batch_size": str(batch)}) for batch in (1, 4, 16, 64, 128)]
     tpot = [found.tpot_s for found in predictor.predict(rows)]
     assert tpot == sorted(tpot, key=lambda value: value or 0.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "share"),
+    [
+        ({}, 1.0),
+        ({"batch_size": "15"}, 1.0 / 3.0),
+        ({"system": "h200_sxm"}, 0.0),
+        ({"backend": "vllm"}, 0.0),
+    ],
+)
+def test_only_benchmarks_of_sglang_on_blackwell_look_for_requests_now_and_then(
+    predictor: Predictor, change: dict[str, str], share: float
+) -> None:
+    row = read_row({**ROW, "backend": "sglang", "system": "b200_sxm", **change})
+    loads, _, _ = predictor.loads([row, dataclasses.replace(row, opening_burst=False)])
+    assert loads is not None
+    assert loads.polling == pytest.approx([share, 0.0])
+
+
+@settings(max_examples=30, deadline=None)
+@given(batch=st.integers(1, 256), isl=st.integers(64, 16_000), osl=st.integers(2, 4000))
+def test_one_request_at_a_time_is_never_slowed_by_the_prompts_of_others(batch: int, isl: int, osl: int) -> None:
+    rows = [read_row({**ROW, "batch_size": size, "isl": str(isl), "osl": str(osl)}) for size in ("1", str(batch))]
+    loads, _, _ = shared_predictor().loads(rows)
+    assert loads is not None
+    factors = shipped().corrections
+    busy = dataclasses.replace(factors, prefill=tuple(4.0 * each for each in factors.prefill))
+    usual, slow = (latencies(loads, each).tpot_s for each in (factors, busy))
+    assert slow[0] == pytest.approx(usual[0])
+    assert slow[1] >= usual[1] * (1 - 1e-9)
 
 
 def test_a_device_without_tables_borrows_and_says_so(predictor: Predictor) -> None:
