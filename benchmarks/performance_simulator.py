@@ -17,9 +17,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from tuner.performance.simulation.continuous import Requests, Scheduler, simulate
+from tuner.performance.simulation.ranks import Together, simulate_ranks
 from tuner.performance.simulation.step_tables import StepTables
 
 Array = NDArray[np.float64]
+TABLES = Path(__file__).resolve().parents[1] / "profilers" / "tables"
 LLAMA = {"layers": 32, "twice": ("layernorm",), "once": ("embedding", "final_layernorm")}
 
 
@@ -55,31 +57,24 @@ def real(folder: Path) -> None:
             blocks=blocks,
             prefix_caching=True,
         )
-        replicas = settings["data_parallel_size"]
-        parts = [np.arange(rank, len(rows), replicas) for rank in range(replicas)]
-        served = [simulate(part_of(requests, part), scheduler, tables) for part in parts]
-        order = np.argsort(np.concatenate(parts))
+        ranks = settings["data_parallel_size"]
+        if ranks > 1:
+            served = simulate_ranks(requests, ranks, scheduler, tables, experts_together(folder, ranks))
+        else:
+            served = simulate(requests, scheduler, tables)
         compare(
             f"{hardware} {model}",
             requests,
-            np.concatenate([part.first_token_s for part in served])[order],
-            np.concatenate([part.finished_s for part in served])[order],
+            served.first_token_s,
+            served.finished_s,
             (rows.first_token_s - rows.queued_s).to_numpy(float),
             ((rows.last_token_s - rows.first_token_s) / (rows.output_tokens - 1)).to_numpy(float),
             float(rows.last_token_s.max()),
         )
 
 
-def part_of(requests: Requests, places: NDArray[np.int64]) -> Requests:
-    return Requests(
-        arrival_s=requests.arrival_s[places],
-        input_tokens=requests.input_tokens[places],
-        output_tokens=requests.output_tokens[places],
-    )
-
-
 def profile_tables(folder: Path, hardware: str, model: str) -> StepTables | None:
-    """Step tables from profiles taken inside vLLM."""
+    """Step tables from profiles taken inside vLLM; without experts' layers."""
     dense = pd.read_csv(folder / "v1_dense.csv.gz")
     dense = dense[(dense.hardware == hardware) & dense.model.str.endswith(model) & (dense.tp == 1)]
     wide = dense.pivot_table(index="tokens", columns="layer", values="time_us")
@@ -87,9 +82,6 @@ def profile_tables(folder: Path, hardware: str, model: str) -> StepTables | None
     each = sum(wide[name] * (2 if name == "layernorm" else 1) for name in wide if name not in LLAMA["once"])
     tokens = wide.index.to_numpy(float)
     token_us = (each * layers + sum(wide[name] for name in LLAMA["once"])).to_numpy(float)
-    if "30B" in model:
-        experts = pd.read_csv(folder / "v1_moe.csv.gz")
-        token_us = token_us + layers * expert_us(experts, tokens)
     last = pd.read_csv(folder / "v1_per_sequence.csv.gz")
     last = last[(last.hardware == hardware) & last.model.str.endswith(model) & (last.tp == 1)]
     sampled = last.groupby("sequences").time_us.sum()
@@ -130,13 +122,38 @@ def skew_share(folder: Path, hardware: str, model: str, regime: str) -> float:
     return float((rows.t_skew_us - rows.t_mean_us).sum() / (rows.t_max_us - rows.t_mean_us).sum())
 
 
-def expert_us(experts: pd.DataFrame, tokens: Array) -> Array:
-    """One of two GPUs that share 128 experts, with as many tokens from its neighbour; 8 experts each."""
-    touched = 64 * (1 - (1 - 8 / 128) ** (2 * tokens))
+def experts_together(folder: Path, ranks: int) -> Together:
+    """Qwen3-30B-A3B's experts shared out among the ranks, and the exchange of tokens with them.
+
+    vLLM gathers all ranks' hidden states and router logits before the experts and scatters their sums after; NCCL's own
+    times on this kind of GPU, in one server, are those of the tables that ship.
+    """
+    experts = pd.read_csv(folder / "v1_moe.csv.gz")
+    layers, hidden, count, each = 48, 2048, 128, 8
+    tokens = np.unique(np.round(np.geomspace(1, 2048 * ranks, 60)))
+    # A rank has its share of the experts, and of every token's pairs with experts.
+    touched = count / ranks * (1 - (1 - each / count) ** tokens)
     grid = experts.groupby(["tokens", "activated_experts"]).time_us.mean().unstack().sort_index()
-    rows = np.array([np.interp(touched, line.dropna().index, line.dropna()) for _, line in grid.iterrows()])
     known = grid.index.to_numpy(float)
-    return np.array([np.interp(t, known, rows[:, place]) for place, t in enumerate(tokens)])
+    experts_us = [
+        np.interp(t / ranks, known, [np.interp(e, line.dropna().index, line.dropna()) for _, line in grid.iterrows()])
+        for t, e in zip(tokens, touched, strict=True)
+    ]
+    exchange_us = (
+        nccl_us("all_gather", ranks, tokens * hidden)
+        + nccl_us("all_gather", ranks, tokens * count)
+        + nccl_us("reduce_scatter", ranks, tokens * hidden)
+    )
+    return Together(tokens=tokens, seconds=layers * (np.array(experts_us) + exchange_us) * 1e-6)
+
+
+def nccl_us(operation: str, ranks: int, elements: Array) -> Array:
+    """Of 2-byte elements, counted over all ranks."""
+    rows = pd.read_parquet(TABLES / "rtx_pro_6000_server" / "nccl.parquet")
+    rows = rows[(rows.op_name == operation) & (rows.nccl_dtype == "half") & (rows.num_gpus == ranks)]
+    rows = rows.sort_values("message_elements")
+    micros = np.exp(rows.latency_code.to_numpy(float) / 3000 - 9) * 1e3
+    return np.interp(elements, rows.message_elements.to_numpy(float), micros)
 
 
 def plane(rows: pd.DataFrame, first: str, second: str) -> tuple[Array, Array, Array]:

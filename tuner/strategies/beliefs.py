@@ -25,8 +25,8 @@ from tuner.strategies.history import History
 from tuner.surrogates.acquisition import log_mean_over_hypotheses, log_probability_below
 from tuner.surrogates.bounded_data import with_bounds
 from tuner.surrogates.feasibility import FailureModel
-from tuner.surrogates.gaussian_process import GaussianProcess, chunked
-from tuner.surrogates.kernel import Array, Axis, Grid
+from tuner.surrogates.gaussian_process import GaussianProcess
+from tuner.surrogates.kernel import Array, Axis, Grid, Points
 from tuner.trial import Reason
 from tuner.units import Dimension
 
@@ -44,6 +44,9 @@ _SHARE_OFFSET: Final = 0.5
 
 _LEAST_SHARE: Final = 1e-3
 """The bound that a share bounded by zero is taken to have."""
+
+_EXPLAINING: Final = 16
+"""Trials that variances are bounded with: the first ones are spread over the space, and the others add little."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -147,25 +150,35 @@ class Beliefs:
         """The same under the most probable hyperparameters only."""
         return replace(self, processes={m: process.most_probable for m, process in self.processes.items()})
 
-    def outlook(self, rows: Rows, dtype: torch.dtype = torch.float64) -> Outlook:
+    def outlook(self, rows: Rows, dtype: npt.DTypeLike = np.float64) -> Outlook:
         """What is believed of `rows`, shape (N, d); in single precision to three digits, and quicker."""
+        return self._outlook(rows, dtype, hopeful=False)
+
+    def hopeful_outlook(self, rows: Rows) -> Outlook:
+        """Upper bounds on standard deviations and probabilities, in single precision, and quicker still."""
+        return self._outlook(rows, np.float32, hopeful=True)
+
+    def _outlook(self, rows: Rows, dtype: npt.DTypeLike, *, hopeful: bool) -> Outlook:
         filled = levels(self.space, rows)
-        chunks = chunked(self.grid, filled, dtype)
-        posteriors = {metric: process.posterior(filled, chunks) for metric, process in self.processes.items()}
+        points = Points(self.grid, filled, dtype)
+        explaining = _EXPLAINING if hopeful else None
+        posteriors = {m: process.posterior(filled, points, explaining) for m, process in self.processes.items()}
         hypotheses = len(next(iter(posteriors.values()))[0]) if posteriors else 1
         log_holds = torch.zeros(hypotheses, len(rows), dtype=torch.float64)
         means, stds = [], []
         if posteriors:
             for metric, bound, sign in self.bounds:
                 mean, variance = posteriors[metric]
-                log_holds = log_holds + log_probability_below(sign * mean, variance.sqrt(), sign * bound)
+                log_one_holds = log_probability_below(sign * mean, variance.sqrt(), sign * bound)
+                # Where a bound is expected to hold, less variance makes it surer.
+                log_holds += torch.where(sign * mean <= sign * bound, 0.0, log_one_holds) if hopeful else log_one_holds
             for metric, sign in self.signs:
                 mean, variance = posteriors[metric]
                 means.append(sign * mean)
                 stds.append(variance.sqrt())
         log_runs = torch.zeros(len(rows), dtype=torch.float64)
-        for failure in self.failures:
-            log_runs = log_runs + failure.log_success(chunks)
+        for failure in () if hopeful else self.failures:
+            log_runs += failure.log_success(points)
         return Outlook(means=tuple(means), stds=tuple(stds), log_holds=log_holds, log_runs=log_runs)
 
 

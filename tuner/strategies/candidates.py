@@ -11,16 +11,16 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from tuner.parameter import Config, Parameter, Scale, Value
+from tuner.parameter import Config, Parameter, Scale
 from tuner.space import Space
-from tuner.strategies.enumeration import INACTIVE, valid_rows
+from tuner.strategies.enumeration import INACTIVE, active, holds, valid_rows
 from tuner.strategies.enumeration import Rows as Rows
 
 Positions = npt.NDArray[np.int64]
@@ -215,25 +215,40 @@ def encode(space: Space, rows: Rows) -> Matrix:
 
 def neighbours(space: Space, rows: Rows) -> Rows:
     """See `Candidates.neighbours`."""
-    found: dict[bytes, Rows] = {}
-    known = {row.tobytes() for row in rows}
-    for row in rows:
-        values: Mapping[str, Value] = space.complete(config_of(space, row))
-        for number, parameter in enumerate(space.parameters):
-            level = int(row[number])
-            if level == INACTIVE:
-                continue
-            if parameter.scale is Scale.CATEGORICAL:
-                steps: Sequence[int] = [other for other in range(len(parameter.values)) if other != level]
-            else:
-                steps = [other for other in (level - 1, level + 1) if 0 <= other < len(parameter.values)]
-            for step in steps:
-                config = space.config({**values, parameter.name: parameter.values[step]})
-                moved = row_of(space, config)
-                key = moved.tobytes()
-                if key not in known and key not in found and not space.violations(config):
-                    found[key] = moved
-    return np.array(list(found.values()), dtype=np.int16).reshape(len(found), len(space.parameters))
+    moved = np.concatenate([levels(space, rows)[:0], *_moves(space, rows)])
+    for number, parameter in enumerate(space.parameters):
+        # Conditions are on parameters before it, whose own conditions have been looked at by now.
+        moved[~active(space, parameter, moved, range(len(space.parameters))), number] = INACTIVE
+    both = np.concatenate([rows, moved]).astype(np.int16)
+    first = np.sort(np.unique(both, axis=0, return_index=True)[1])
+    found = both[first[first >= len(rows)]]
+    for rule in space.rules:
+        found = found[holds(space, rule, found, range(len(space.parameters)))]
+    return found
+
+
+def _moves(space: Space, rows: Rows) -> list[Rows]:
+    """Per row, its levels with one active parameter moved: to an adjacent value, to any other if categorical."""
+    found = []
+    for row, filled in zip(rows, levels(space, rows), strict=True):
+        steps = [
+            (number, level)
+            for number, parameter in enumerate(space.parameters)
+            if row[number] != INACTIVE
+            for level in _steps(parameter, int(row[number]))
+        ]
+        moved = np.repeat(filled[None], len(steps), axis=0)
+        if steps:
+            columns, values = zip(*steps, strict=True)
+            moved[np.arange(len(steps)), columns] = values
+        found.append(moved)
+    return found
+
+
+def _steps(parameter: Parameter, level: int) -> Sequence[int]:
+    if parameter.scale is Scale.CATEGORICAL:
+        return [other for other in range(len(parameter.values)) if other != level]
+    return [other for other in (level - 1, level + 1) if 0 <= other < len(parameter.values)]
 
 
 def _defaults(space: Space) -> Rows:

@@ -93,7 +93,7 @@ def _expand(
     for start in range(0, len(rows), block):
         grown = _grown(space, parameter, rows[start : start + block], placed)
         for rule in rules:
-            grown = grown[_holds(space, rule, grown, columns)]
+            grown = grown[holds(space, rule, grown, columns)]
         if share < 1.0:
             grown = grown[generator.random(len(grown)) < share]
         kept.append(grown)
@@ -111,24 +111,31 @@ def _expand(
 
 def _grown(space: Space, parameter: Parameter, rows: Rows, placed: Sequence[int]) -> Rows:
     """Every row with every value of one more parameter, or with `INACTIVE` where its conditions do not hold."""
-    active = _active(space, parameter, rows, placed)
-    counts = np.where(active, len(parameter.values), 1)
+    varies = active(space, parameter, rows, placed)
+    counts = np.where(varies, len(parameter.values), 1)
     first = np.repeat(np.cumsum(counts) - counts, counts)
-    values = np.where(np.repeat(active, counts), np.arange(len(first)) - first, INACTIVE)
+    values = np.where(np.repeat(varies, counts), np.arange(len(first)) - first, INACTIVE)
     return np.concatenate([np.repeat(rows, counts, axis=0), values[:, None].astype(np.int16)], axis=1)
 
 
-def _active(space: Space, parameter: Parameter, rows: Rows, placed: Sequence[int]) -> npt.NDArray[np.bool_]:
-    active = np.ones(len(rows), dtype=bool)
+def active(space: Space, parameter: Parameter, rows: Rows, placed: Sequence[int]) -> npt.NDArray[np.bool_]:
+    """In which rows the conditions of a parameter hold.
+
+    Args:
+        space, parameter: which.
+        rows: shape (n, len(placed)).
+        placed: which parameters the columns are; those of the conditions are among them.
+    """
+    found = np.ones(len(rows), dtype=bool)
     for condition in parameter.active_when:
         other = space[condition.parameter]
         truth = np.array([*(condition.holds({other.name: value}) for value in other.values), False])
         at = placed.index(space.names.index(other.name))
-        active &= truth[rows[:, at]]  # INACTIVE is -1 and so reads the last entry
-    return active
+        found &= truth[rows[:, at]]  # INACTIVE is -1 and so reads the last entry
+    return found
 
 
-def _holds(space: Space, rule: Rule, rows: Rows, columns: Sequence[int]) -> npt.NDArray[np.bool_]:
+def holds(space: Space, rule: Rule, rows: Rows, columns: Sequence[int]) -> npt.NDArray[np.bool_]:
     """Which rows the rule allows, calling it once per combination of its parameters that occurs."""
     names = list(dict.fromkeys(rule.over))
     parameters = [space[name] for name in names]
@@ -164,7 +171,7 @@ def _why_empty(space: Space, complete: bool, generator: np.random.Generator) -> 
     shares: list[tuple[float, Rule]] = []
     for rule in space.rules:
         rows = _rows_over(space, rule, generator)
-        shares.append((1.0 - float(_holds(space, rule, rows, range(len(space.parameters))).mean()), rule))
+        shares.append((1.0 - float(holds(space, rule, rows, range(len(space.parameters))).mean()), rule))
     shares.sort(key=lambda item: -item[0])
     worst = [f"{rule.says} (rules out {share:.0%})" for share, rule in shares[:3] if share > 0]
     alone = [rule for share, rule in shares if share == 1.0]

@@ -7,6 +7,7 @@ a uniform part of the rest.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
@@ -19,7 +20,7 @@ from tuner.errors import UsageError
 from tuner.objective import Objective
 from tuner.parameter import Value
 from tuner.slo import Slo
-from tuner.strategies.candidates import Candidates, Rows, config_of, row_of
+from tuner.strategies.candidates import Candidates, Rows, config_of, levels, row_of
 from tuner.strategies.history import History, observations
 from tuner.strategies.listed_problem import Answer, Bound, EarlierTask, ListedParameter, ListedProblem
 from tuner.strategies.meta_prior import HyperparameterCache, MetaSettings
@@ -142,7 +143,10 @@ class MetaSampler(CandidateSampler):
         space = self.candidates.space
         return ListedProblem(
             parameters=tuple(ListedParameter(parameter.name, parameter.scale) for parameter in space.parameters),
-            rows=tuple(self._values(row) for row in rows),
+            rows=tuple(
+                tuple(parameter.values[level] for parameter, level in zip(space.parameters, row, strict=True))
+                for row in levels(space, rows).tolist()
+            ),
             direction=self.objectives[0].direction,
             bounds=tuple(Bound(name=str(slo), limit=slo.bound, at_most=slo.at_most) for slo in self.slos),
             earlier=self._earlier,
@@ -150,16 +154,12 @@ class MetaSampler(CandidateSampler):
             descriptors=self._descriptors,
         )
 
-    def _values(self, row: Rows) -> tuple[Value, ...]:
-        space = self.candidates.space
-        return tuple(space.complete(config_of(space, row)).values())
-
     def _shortlist(self, history: History, open_positions: npt.NDArray[np.bool_], number: int) -> Rows:
         tried = history.tried_rows
         if len(self.candidates) + len(tried) <= SHORTLIST:
             parts = [tried, self.candidates.rows]
         else:
-            parts = [tried, self._best_of_earlier(), self._neighbours_of_best(history)]
+            parts = [tried, self._best_of_earlier, self._neighbours_of_best(history)]
             generator = np.random.default_rng([self.seed, number])
             rest = np.flatnonzero(open_positions)
             picked = generator.choice(rest, size=min(SHORTLIST, len(rest)), replace=False)
@@ -168,6 +168,7 @@ class MetaSampler(CandidateSampler):
         first = np.sort(np.unique(rows, axis=0, return_index=True)[1])
         return np.asarray(rows[first][: max(SHORTLIST, len(tried) + 1)], dtype=np.int16)
 
+    @functools.cached_property
     def _best_of_earlier(self) -> Rows:
         """Candidates that served an earlier task best."""
         space = self.candidates.space

@@ -75,6 +75,9 @@ class CandidateSampler(BaseSampler, abc.ABC):
         Raises:
             SpaceExhausted: every candidate has been tried; the trial has been closed as failed.
         """
+        asked = len(study.get_trials(deepcopy=False)) - 1
+        if asked + len(self.guidance.excluded) < len(self.candidates):
+            return  # something is left, without a look at what each trial was
         if not self.remaining(study):
             study.tell(trial.number, state=TrialState.FAIL)
             raise SpaceExhausted(f"All {len(self.candidates)} valid configurations have been tried.")

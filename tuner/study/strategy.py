@@ -48,9 +48,10 @@ class Strategy:
     With one objective and earlier tasks it is the meta-learned search, else the Bayesian one, unless the study
     names another.
 
-    Importing torch and BoTorch takes seconds and the first trial is always the default, so `prepare`
-    imports them, and predicts every candidate, in a thread while that server starts; the loop lets no load be
-    measured before `wait_until_prepared` returns, since the import would take the load generator's core.
+    Importing torch and BoTorch takes seconds, compiling the surrogates tens of seconds on a machine's first study, and
+    the first trial is always the default, so `prepare` does both, and predicts every candidate, in a thread while
+    that server starts; the loop lets no load be measured before `wait_until_prepared` returns, since it would take
+    the load generator's core.
 
     Raises:
         SpaceError: no configuration is valid.
@@ -185,7 +186,9 @@ class Strategy:
         if search.sampler in (AUTO, META):
             from tuner.strategies.bayesian import BayesianSampler  # as does this
 
-            return BayesianSampler(*common, seed=search.seed)
+            scratch = BayesianSampler(*common, seed=search.seed)
+            scratch.prepare()
+            return scratch
         if search.sampler == RANDOM:
             return RandomSampler(*common, seed=search.seed)
         from tuner.strategies.foreign import ForeignSampler, sampler_by_name  # as does this, for some

@@ -1,21 +1,32 @@
 """Acquisition functions in closed form; everything is maximised, and logarithms keep what is tiny comparable.
 
 Shapes: `...` is any batch shape (hypotheses by points, say), the same or broadcastable in all arguments.
+In single precision, special functions are looked up in tables, to three digits: for comparing many points quickly.
 """
 
 from __future__ import annotations
 
+import functools
 import math
-from typing import Final
+from typing import Any, Final
 
+import numpy as np
 import torch
 from botorch.utils.safe_math import log1mexp, logdiffexp
+
+from tuner.surrogates.compiled import compiled
+from tuner.surrogates.kernel import Array
 
 _LOG_SQRT_TWO_PI: Final = 0.5 * math.log(2.0 * math.pi)
 _SQRT_HALF: Final = math.sqrt(0.5)
 _LOG_SQRT_HALF_PI: Final = 0.5 * math.log(0.5 * math.pi)
 _FAR: Final = -1e6
 """Below this many deviations the leading order of the asymptotic series is exact in double precision."""
+
+_LOW: Final = -32.0
+_STEPS: Final = 64
+"""Table entries per unit: between two, a line is off by 1 / (8 * 64^2), a thirty-thousandth, at most."""
+_ENTRIES: Final = 96 * _STEPS + 1
 
 
 def log_expected_improvement(mean: torch.Tensor, std: torch.Tensor, incumbent: torch.Tensor | float) -> torch.Tensor:
@@ -29,13 +40,21 @@ def log_expected_improvement(mean: torch.Tensor, std: torch.Tensor, incumbent: t
         std: shape (...), > 0, same units.
         incumbent: broadcastable to (...).
     """
-    return torch.log(std) + _log_improvement((mean - incumbent) / std)
+    # An incumbent in double precision would make everything so.
+    return torch.log(std) + _log_improvement(((mean - incumbent) / std).to(std.dtype))
 
 
 def log_probability_below(mean: torch.Tensor, std: torch.Tensor, bound: float) -> torch.Tensor:
     """Logarithm of P(f <= bound) for f ~ N(mean, std^2), shape (...)."""
-    log_probability: torch.Tensor = torch.special.log_ndtr((bound - mean) / std)
-    return log_probability
+    return log_probability((bound - mean) / std)
+
+
+def log_probability(u: torch.Tensor) -> torch.Tensor:
+    """Logarithm of the standard normal distribution function, shape (...)."""
+    if u.dtype is torch.float32:
+        return _looked_up(u, _tables()[1])
+    found: torch.Tensor = torch.special.log_ndtr(u)
+    return found
 
 
 def log_expected_hypervolume_improvement(
@@ -57,6 +76,8 @@ def log_expected_hypervolume_improvement(
     Returns:
         Shape (...).
     """
+    # Widths are differences of nearly equal numbers: not in single precision.
+    means, stds = (means[0].double(), means[1].double()), (stds[0].double(), stds[1].double())
     edges, floors = _strips(front, reference)
     log_beyond = [log_expected_improvement(means[0], stds[0], edge) for edge in edges]
     parts = []
@@ -83,6 +104,8 @@ def log_mean_over_hypotheses(values: torch.Tensor) -> torch.Tensor:
 
 def _log_improvement(u: torch.Tensor) -> torch.Tensor:
     """log(phi(u) + u Phi(u)) without cancellation (Ament et al. 2023, Eqs. 9 and 14)."""
+    if u.dtype is torch.float32:
+        return _looked_up(u, _tables()[0])
     near = u.clamp(min=-1.0)
     log_near = torch.log(_density(near) + near * torch.special.ndtr(near))
     far = u.clamp(max=-1.0)
@@ -94,6 +117,34 @@ def _log_improvement(u: torch.Tensor) -> torch.Tensor:
     tail = torch.where(far > _FAR, log1mexp(ratio), -2.0 * torch.log(far.abs()))
     log_far = -0.5 * far.square() - _LOG_SQRT_TWO_PI + tail
     return torch.where(u > -1.0, log_near, log_far)
+
+
+@functools.cache
+def _tables() -> tuple[Array, Array]:
+    """Of `_log_improvement` and `log_probability`, from `_LOW` on."""
+    u = _LOW + torch.arange(_ENTRIES, dtype=torch.float64) / _STEPS
+    return _log_improvement(u).numpy(), log_probability(u).numpy()
+
+
+def _looked_up(u: torch.Tensor, table: Array) -> torch.Tensor:
+    return torch.from_numpy(_interpolated(u.contiguous().numpy().ravel(), table)).reshape(u.shape)
+
+
+@compiled
+def _interpolated(u: Any, table: Any) -> Any:
+    """Linear between the table's entries; beyond its ends along the parabola and the line that both functions near."""
+    found = np.empty_like(u)
+    last = table.shape[0] - 1
+    for i in range(u.shape[0]):
+        at = (u[i] - _LOW) * _STEPS
+        if at < 0.0:
+            found[i] = table[0] - 0.5 * (u[i] * u[i] - _LOW * _LOW)
+        elif at >= last:
+            found[i] = table[last] + (table[last] - table[last - 1]) * (at - last)
+        else:
+            below = int(at)
+            found[i] = table[below] + (at - below) * (table[below + 1] - table[below])
+    return found
 
 
 def _density(u: torch.Tensor) -> torch.Tensor:

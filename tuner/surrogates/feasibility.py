@@ -12,17 +12,17 @@ failed once with a chance of one in four to run. Two kinds of failure:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import scipy.linalg
-import scipy.special
 import torch
 
-from tuner.surrogates.kernel import Array, Grid, Levels, Points, tensor
+from tuner.surrogates.acquisition import log_probability
+from tuner.surrogates.compiled import compiled
+from tuner.surrogates.kernel import Array, Covariance, Floats, Grid, Levels, Points
 
 _BASE: Final = -2.5
 """Of the latent function where nothing is known."""
@@ -35,6 +35,7 @@ _LENGTH_SCALE: Final = 0.5
 _SWEEPS: Final = 20
 _SETTLED: Final = 1e-3
 _LOG_SQRT_TWO_PI: Final = 0.5 * math.log(2.0 * math.pi)
+_SQRT_HALF: Final = math.sqrt(0.5)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -67,29 +68,25 @@ class FailureModel:
             failed: shape (n,), which of them failed in this way.
             trend: whether there is a resource that runs out.
         """
-        covariance = _Latent(grid, levels, trend, torch.float64).at(Points(grid, levels)).numpy()
+        covariance = _latent(grid, levels, trend).at(Points(grid, levels))[0]
         precisions, shifts = _sites(covariance, np.where(failed, 1.0, -1.0))
         root, factor = _factor(covariance, precisions)
         solved = scipy.linalg.cho_solve((factor, True), root * (covariance @ shifts))
         whitener = scipy.linalg.solve_triangular(factor, np.diag(root), lower=True).T
         return cls(grid=grid, levels=levels, trend=trend, weights=shifts - root * solved, whitener=whitener)
 
-    def log_success(self, chunks: Sequence[Points]) -> torch.Tensor:
-        """Logarithm of the probability of not failing in this way, shape (N,); `chunks` hold the N points."""
-        dtype = chunks[0].dtype
-        latent = _Latent(self.grid, self.levels, self.trend, dtype)
-        whitener, weights = tensor(self.whitener, dtype), tensor(self.weights, dtype)
-        parts = []
-        for points in chunks:
-            cross = latent.at(points)
-            mean = torch.mv(cross, weights).add_(_BASE)
-            variance = (latent.variance(points) - torch.mm(cross, whitener).square_().sum(dim=1)).clamp_(min=0.0)
-            parts.append(-mean / torch.sqrt(1.0 + variance))
-        log_success: torch.Tensor = torch.special.log_ndtr(torch.cat(parts).to(torch.float64))
-        return log_success
+    def log_success(self, points: Points) -> torch.Tensor:
+        """Logarithm of the probability of not failing in this way, shape (N,)."""
+        latent = _latent(self.grid, self.levels, self.trend)
+        means, explained = latent.projected(
+            points, self.weights[None], self.whitener[None], np.zeros((1, len(self.levels)))
+        )
+        variances = np.maximum(_prior_variances(self.grid, points, self.trend) - explained[0], 0.0)
+        return log_probability(torch.from_numpy(-(means[0] + _BASE) / np.sqrt(1.0 + variances)))
 
 
-def _sites(covariance: Array, signs: Array) -> tuple[Array, Array]:
+@compiled
+def _sites(covariance: Any, signs: Any) -> Any:
     """Expectation propagation (Rasmussen and Williams 2006, Algorithm 3.5).
 
     Args:
@@ -99,32 +96,44 @@ def _sites(covariance: Array, signs: Array) -> tuple[Array, Array]:
     Returns:
         Precisions of the sites, and precisions times means, shape (n,) each.
     """
-    precisions, shifts = np.zeros(len(signs)), np.zeros(len(signs))
-    posterior, mean = covariance.copy(), np.zeros(len(signs))
+    n = signs.shape[0]
+    precisions, shifts = np.zeros(n), np.zeros(n)
+    posterior, mean = covariance.copy(), np.zeros(n)
     for _ in range(_SWEEPS):
         before = shifts.copy()
-        for i, sign in enumerate(signs):
+        for i in range(n):
             cavity_precision = 1.0 / posterior[i, i] - precisions[i]
             cavity_shift = mean[i] / posterior[i, i] - shifts[i]
             variance, center = 1.0 / cavity_precision, cavity_shift / cavity_precision
-            z = sign * (center + _BASE) / math.sqrt(1.0 + variance)
-            # The hazard phi(z) / Phi(z), stable far below zero.
-            hazard = math.exp(-0.5 * z * z - _LOG_SQRT_TWO_PI - float(scipy.special.log_ndtr(z)))
-            moment = center + sign * variance * hazard / math.sqrt(1.0 + variance)
+            z = signs[i] * (center + _BASE) / math.sqrt(1.0 + variance)
+            hazard = _hazard(z)
+            moment = center + signs[i] * variance * hazard / math.sqrt(1.0 + variance)
             matched = variance - variance**2 * hazard * (z + hazard) / (1.0 + variance)
             change = max(1.0 / matched - cavity_precision, 0.0) - precisions[i]
             precisions[i] += change
             shifts[i] = moment / matched - cavity_shift
             column = posterior[:, i].copy()
-            posterior -= change / (1.0 + change * column[i]) * np.outer(column, column)
-            mean = posterior @ shifts
-        root, factor = _factor(covariance, precisions)
-        half = scipy.linalg.solve_triangular(factor, root[:, None] * covariance, lower=True)
-        posterior = covariance - half.T @ half
-        mean = posterior @ shifts
+            share = change / (1.0 + change * column[i])
+            for a in range(n):
+                for b in range(n):
+                    posterior[a, b] -= share * column[a] * column[b]
+            mean = np.dot(posterior, shifts)
+        # Afresh, as the updates' rounding errors add up: K - K S^1/2 (I + S^1/2 K S^1/2)^-1 S^1/2 K.
+        root = np.sqrt(precisions)
+        inner = np.eye(n) + covariance * root.reshape(n, 1) * root
+        posterior = covariance - np.dot(covariance * root, np.linalg.solve(inner, covariance * root.reshape(n, 1)))
+        mean = np.dot(posterior, shifts)
         if np.abs(shifts - before).max() < _SETTLED:
             break
     return precisions, shifts
+
+
+@compiled
+def _hazard(z: Any) -> Any:
+    """phi(z) / Phi(z); where Phi would underflow, its leading order."""
+    if z < -30.0:
+        return -z - 1.0 / z
+    return math.exp(-0.5 * z * z - _LOG_SQRT_TWO_PI) / (0.5 * math.erfc(-z * _SQRT_HALF))
 
 
 def _factor(covariance: Array, precisions: Array) -> tuple[Array, Array]:
@@ -134,21 +143,22 @@ def _factor(covariance: Array, precisions: Array) -> tuple[Array, Array]:
     return root, factor
 
 
-class _Latent:
+def _latent(grid: Grid, levels: Levels, trend: bool) -> Covariance:
     """Covariance of the latent function between any points and a few."""
+    local = grid.tables(levels, np.full((1, grid.dimensions), _LENGTH_SCALE * math.sqrt(grid.dimensions)))
+    trends = _TREND_VARIANCE * grid.linear_tables(levels)[None] if trend else np.zeros_like(local)
+    # What is the same everywhere joins product and sum once, with the first axis.
+    local[:, : grid.axes[0].size] *= _LOCAL_VARIANCE
+    trends[:, : grid.axes[0].size] += _BASE_VARIANCE
+    return Covariance(products=local, sums=trends)
 
-    def __init__(self, grid: Grid, levels: Levels, trend: bool, dtype: torch.dtype) -> None:
-        scales = np.full(grid.dimensions, _LENGTH_SCALE * math.sqrt(grid.dimensions))
-        self._local = tensor(grid.log_tables(levels, scales), dtype)
-        self._trend = tensor(_TREND_VARIANCE * grid.linear_tables(levels), dtype) if trend else None
-        self._norms = tensor(_TREND_VARIANCE * grid.squared_norm_table(), dtype)
 
-    def at(self, points: Points) -> torch.Tensor:
-        """Shape (N, n)."""
-        covariance = points.sums(self._local).exp_().mul_(_LOCAL_VARIANCE).add_(_BASE_VARIANCE)
-        return covariance if self._trend is None else covariance.add_(points.sums(self._trend))
-
-    def variance(self, points: Points) -> torch.Tensor | float:
-        """Of the latent function itself, shape (N,), or one number for all points."""
-        constant = _LOCAL_VARIANCE + _BASE_VARIANCE
-        return constant if self._trend is None else points.sums(self._norms)[:, 0] + constant
+def _prior_variances(grid: Grid, points: Points, trend: bool) -> Floats | float:
+    """Of the latent function, shape (N,), or one number for all points."""
+    constant = _LOCAL_VARIANCE + _BASE_VARIANCE
+    if not trend:
+        return constant
+    # Joins the sum once, with the first axis.
+    table = _TREND_VARIANCE * grid.squared_norm_table()
+    table[: grid.axes[0].size] += constant
+    return points.sums(table)

@@ -15,8 +15,7 @@ Every posterior comes per hypothesis about the hyperparameters, the most probabl
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -24,14 +23,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tuner.surrogates.hyperparameters import JITTER, MarginalLikelihood, Priors, additive_scales, product_scales
-from tuner.surrogates.kernel import Array, Covariance, Grid, Levels, Points
+from tuner.surrogates.hyperparameters import MarginalLikelihood, Priors, additive_scales, product_scales
+from tuner.surrogates.kernel import Array, Covariance, Floats, Grid, Levels, Points
+from tuner.surrogates.pairs import JITTER
 
 Mean = Callable[[Levels], Array]
 """A prior mean: levels (N, d) to values (N,)."""
-
-_CHUNK: Final = 1 << 14
-"""Points asked about at a time: few enough for the intermediate results to stay in the cache."""
 
 _LEAST_VARIANCE: Final = 1e-10
 
@@ -45,7 +42,7 @@ class GaussianProcess:
         levels: training points, shape (n, d).
         thetas: distinct hyperparameters, shape (u, d + 3).
         copies: which of them each hypothesis has, shape (h,), the most probable first.
-        factors: Cholesky factors of the training covariances, shape (u, n, n).
+        whiteners: inverse Cholesky factors of the training covariances, shape (u, n, n).
         alphas: inverse covariances times centred values, shape (u, n).
         center: what was subtracted from the values beside the prior mean.
         level_variance: of the unknown level.
@@ -56,8 +53,8 @@ class GaussianProcess:
     levels: Levels
     thetas: Array
     copies: npt.NDArray[np.int64]
-    factors: torch.Tensor
-    alphas: torch.Tensor
+    whiteners: Array
+    alphas: Array
     center: float
     level_variance: float
     mean: Mean | None = None
@@ -95,15 +92,14 @@ class GaussianProcess:
         best = likelihood.best()
         drawn = likelihood.sample(best, hypotheses, seed) if hypotheses else best[None]
         thetas, copies = np.unique(drawn, axis=0, return_inverse=True)
-        factors = torch.linalg.cholesky(torch.from_numpy(likelihood.covariances(thetas)))
-        centred = torch.from_numpy(residuals - center)[None, :, None].expand(len(thetas), -1, -1)
+        whiteners = np.linalg.inv(np.linalg.cholesky(likelihood.covariances(thetas)))
         return cls(
             grid=grid,
             levels=levels,
             thetas=thetas,
             copies=copies.reshape(-1),
-            factors=factors,
-            alphas=torch.cholesky_solve(centred, factors)[..., 0],
+            whiteners=whiteners,
+            alphas=(whiteners.mT @ (whiteners @ (residuals - center))[..., None])[..., 0],
             center=center,
             level_variance=priors.level_sd**2,
             mean=mean,
@@ -117,54 +113,43 @@ class GaussianProcess:
             self,
             thetas=self.thetas[first],
             copies=np.zeros(1, dtype=np.int64),
-            factors=self.factors[first],
+            whiteners=self.whiteners[first],
             alphas=self.alphas[first],
         )
 
-    def posterior(self, levels: Levels, chunks: Sequence[Points] | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    def posterior(
+        self, levels: Levels, points: Points | None = None, explaining: int | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and variance of the noise-free function, each of shape (h, N).
 
         Args:
             levels: shape (N, d).
-            chunks: `chunked(grid, levels)`, where it is at hand; its precision is what is computed in.
+            points: `Points(grid, levels)`, where they are at hand; their precision is what is computed in.
+            explaining: how many training points, the first ones, reduce the variance: with fewer than all, which is
+                quicker, it is an upper bound.
         """
-        chunks = chunked(self.grid, levels) if chunks is None else chunks
-        dtype = chunks[0].dtype
-        means = torch.empty(len(self.thetas), len(levels), dtype=dtype)
-        variances = torch.empty_like(means)
-        for u, theta in enumerate(self.thetas):
-            prior_variance = float(np.exp(2 * theta[-3:-1]).sum()) + self.level_variance
-            alpha = self.alphas[u]
-            whitener = self._inverse_factor(u).mT
-            # The level's part of the covariance with the training points is constant: it is added at the end.
-            mean_shift = self.center + self.level_variance * float(alpha.sum())
-            shift = (self.level_variance * whitener.sum(dim=0)).to(dtype)
-            cast_alpha, cast_whitener = alpha.to(dtype), whitener.to(dtype)
-            covariance = self._covariance(self.levels, theta, dtype)
-            start = 0
-            for points in chunks:
-                part = slice(start, start := start + len(points))
-                cross = covariance.at(points)
-                means[u, part] = torch.mv(cross, cast_alpha).add_(mean_shift)
-                explained = torch.addmm(shift, cross, cast_whitener).square_().sum(dim=1)
-                variances[u, part] = prior_variance - explained
+        points = Points(self.grid, levels) if points is None else points
+        # The level's part of the covariance with the training points is constant: it is added at the end.
+        whiteners = self.whiteners[:, :explaining]
+        means, explained = self._covariance(self.levels).projected(
+            points, self.alphas, whiteners.mT, self.level_variance * whiteners.sum(axis=2)
+        )
+        shift = self.center + self.level_variance * self.alphas.sum(axis=1)
+        means += shift.astype(means.dtype)[:, None]
         if self.mean is not None:
-            means += torch.from_numpy(self.mean(levels)).to(dtype)
-        variances.clamp_(min=_LEAST_VARIANCE)
-        return means.to(torch.float64)[self.copies], variances.to(torch.float64)[self.copies]
+            means += self.mean(levels).astype(means.dtype)
+        variances = np.maximum(self._prior_variances.astype(means.dtype)[:, None] - explained, _LEAST_VARIANCE)
+        return torch.from_numpy(means[self.copies]), torch.from_numpy(variances[self.copies])
 
     def joint_posterior(self, levels: Levels) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean, shape (h, N), and covariance, shape (h, N, N), of the noise-free function; for N in the hundreds."""
-        means, covariances = [], []
-        for u, theta in enumerate(self.thetas):
-            cross, prior = self._covariances(levels, theta)
-            half = cross @ self._inverse_factor(u).mT
-            means.append(cross @ self.alphas[u] + self.center)
-            covariances.append(prior - half @ half.T)
-        mean = torch.stack(means)
+        cross, prior = self._covariances(levels)
+        half = cross @ self.whiteners.mT
+        mean = (cross @ self.alphas[..., None])[..., 0] + self.center
         if self.mean is not None:
-            mean += torch.from_numpy(self.mean(levels))
-        return mean[self.copies], torch.stack(covariances)[self.copies]
+            mean += self.mean(levels)
+        covariance = prior - half @ half.mT
+        return torch.from_numpy(mean[self.copies]), torch.from_numpy(covariance[self.copies])
 
     def believing(self, levels: Levels) -> GaussianProcess:
         """The same as if `levels`, shape (p, d), had been measured and had shown exactly their means.
@@ -174,42 +159,36 @@ class GaussianProcess:
         """
         if not len(levels):
             return self
-        factors, alphas = [], []
-        for u, theta in enumerate(self.thetas):
-            cross, prior = self._covariances(levels, theta)
-            below = cross @ self._inverse_factor(u).mT
-            noise = math.exp(2 * theta[-1]) + JITTER
-            corner = torch.linalg.cholesky(prior + noise * torch.eye(len(levels), dtype=prior.dtype) - below @ below.T)
-            right = torch.zeros(len(self.levels), len(levels), dtype=prior.dtype)
-            factors.append(torch.cat([torch.cat([self.factors[u], right], 1), torch.cat([below, corner], 1)]))
-            alphas.append(torch.cat([self.alphas[u], torch.zeros(len(levels), dtype=prior.dtype)]))
+        cross, prior = self._covariances(levels)
+        below = cross @ self.whiteners.mT
+        noise = (np.exp(2 * self.thetas[:, -1]) + JITTER)[:, None, None] * np.eye(len(levels))
+        corner = np.linalg.inv(np.linalg.cholesky(prior + noise - below @ below.mT))
+        distinct, known, added = len(self.thetas), len(self.levels), len(levels)
+        whiteners = np.zeros((distinct, known + added, known + added))
+        whiteners[:, :known, :known] = self.whiteners
+        whiteners[:, known:, :known] = -corner @ below @ self.whiteners
+        whiteners[:, known:, known:] = corner
         return replace(
             self,
             levels=np.concatenate([self.levels, levels]),
-            factors=torch.stack(factors),
-            alphas=torch.stack(alphas),
+            whiteners=whiteners,
+            alphas=np.concatenate([self.alphas, np.zeros((distinct, added))], axis=1),
         )
 
-    def _covariances(self, levels: Levels, theta: Array) -> tuple[torch.Tensor, torch.Tensor]:
-        """Of points with the training points, shape (N, n), and among themselves, shape (N, N)."""
+    @property
+    def _prior_variances(self) -> Array:
+        """Of the noise-free function, its level included, shape (u,)."""
+        return np.asarray(np.exp(2 * self.thetas[:, -3:-1]).sum(axis=1) + self.level_variance)
+
+    def _covariances(self, levels: Levels) -> tuple[Floats, Floats]:
+        """Of points with the training points, shape (u, N, n), and among themselves, shape (u, N, N)."""
         points = Points(self.grid, levels)
         return (
-            self._covariance(self.levels, theta).at(points).add_(self.level_variance),
-            self._covariance(levels, theta).at(points).add_(self.level_variance),
+            self._covariance(self.levels).at(points) + self.level_variance,
+            self._covariance(levels).at(points) + self.level_variance,
         )
 
-    def _covariance(self, levels: Levels, theta: Array, dtype: torch.dtype = torch.float64) -> Covariance:
+    def _covariance(self, levels: Levels) -> Covariance:
         """Of the function without its level, with some points."""
-        deviations = (math.exp(theta[-3]), math.exp(theta[-2]))
-        return Covariance(self.grid, levels, (product_scales(theta), additive_scales(theta)), deviations, dtype)
-
-    def _inverse_factor(self, u: int) -> torch.Tensor:
-        """Inverse of a factor, shape (n, n): a product with it is quicker than solving."""
-        eye = torch.eye(self.factors.shape[-1], dtype=self.factors.dtype)
-        inverse: torch.Tensor = torch.linalg.solve_triangular(self.factors[u], eye, upper=False)
-        return inverse
-
-
-def chunked(grid: Grid, levels: Levels, dtype: torch.dtype = torch.float64) -> list[Points]:
-    """Points prepared for `posterior`, in chunks that fit the cache; to be made once for several processes."""
-    return [Points(grid, levels[start : start + _CHUNK], dtype) for start in range(0, max(len(levels), 1), _CHUNK)]
+        scales = (product_scales(self.thetas), additive_scales(self.thetas))
+        return Covariance.of(self.grid, levels, scales, (np.exp(self.thetas[:, -3]), np.exp(self.thetas[:, -2])))

@@ -17,11 +17,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from scipy.linalg import cho_factor, cho_solve, cholesky, solve_triangular
 
 from tuner.surrogates.hierarchical_fit import Hyperparameters, TaskData
-from tuner.surrogates.hierarchical_kernel import FloatArray, GridEncoding, IntArray, KernelTables, covariance
+from tuner.surrogates.hierarchical_kernel import FloatArray, GridEncoding, IntArray
+from tuner.surrogates.listed_covariance import listed_covariance
 
 _JITTER = 1e-4
 """Least variance of a measurement: a hundredth of the metric's spread."""
@@ -80,7 +80,7 @@ class HierarchicalModel:
             tasks: earlier tasks; their indices are rows of the grid.
             hyperparameters: of this metric.
         """
-        self._tables = KernelTables.of(encoding)
+        self._encoding = encoding
         self._hyperparameters = hyperparameters
         self._codes = codes
         self._tasks = tuple(tasks)
@@ -180,11 +180,7 @@ class HierarchicalModel:
         return self._covariance(self._hyperparameters.own, left, right)
 
     def _covariance(self, theta: FloatArray, left: IntArray, right: IntArray) -> FloatArray:
-        embedding = torch.from_numpy(self._hyperparameters.embedding)
-        found = covariance(
-            torch.from_numpy(theta), embedding, self._tables, torch.from_numpy(left), torch.from_numpy(right)
-        )
-        return np.asarray(found.numpy())
+        return listed_covariance(theta, self._hyperparameters.embedding, self._encoding, left, right)
 
     def _remainder_inverse(self, task: TaskData, own: FloatArray) -> FloatArray:
         remainder = own[np.ix_(task.index, task.index)] + self._level

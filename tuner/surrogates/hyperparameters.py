@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import scipy.linalg
 import scipy.optimize
 import scipy.special
 import scipy.stats
 
-from tuner.surrogates.kernel import Array, Grid, Levels, Pairs
+from tuner.surrogates.kernel import Array, Grid, Levels
+from tuner.surrogates.pairs import Pairs
 
-JITTER: Final = 1e-8
-"""Added to every variance of a value, so that repeats of a noiseless value can be factored."""
-
+_SETTLED: Final = 1e-5
+"""Relative gain in log density below which the search for the best theta ends: about a thousandth of what would
+change its weight noticeably."""
 _BOUNDS: Final = 4.0
 """Prior deviations that theta may stray from the prior's centre."""
 
@@ -85,10 +85,8 @@ class MarginalLikelihood:
     """
 
     def __init__(self, grid: Grid, levels: Levels, values: Array, noise_variances: Array, priors: Priors) -> None:
-        self._pairs = Pairs(grid, levels)
+        self._pairs = Pairs(grid, levels, noise_variances, priors.level_sd**2)
         self._values = values
-        self._noise_variances = noise_variances
-        self._level_variance = priors.level_sd**2
         self.center = priors.center(grid.dimensions)
         self.deviation = priors.deviation(grid.dimensions)
         self._low = self.center - _BOUNDS * self.deviation
@@ -96,33 +94,18 @@ class MarginalLikelihood:
 
     def covariances(self, thetas: Array) -> Array:
         """Of the values, noise included, shape (m, n, n), for `thetas` of shape (m, d + 3)."""
-        variances = np.exp(2 * thetas[:, -3:-1, None, None])
-        product = self._pairs.product(self._pairs.tables(product_scales(thetas))[0])
-        additive = self._pairs.additive(self._pairs.tables(additive_scales(thetas))[0])
-        return self._with_noise(variances[:, 0] * product + variances[:, 1] * additive, thetas)
+        return self._pairs.covariances(thetas)
 
     def log_densities(self, thetas: Array) -> Array:
         """Shape (m,), for `thetas` of shape (m, d + 3)."""
-        factors = np.linalg.cholesky(self.covariances(thetas))
-        whitened = np.linalg.solve(factors, np.broadcast_to(self._values[:, None], (*factors.shape[:2], 1)))[..., 0]
-        log_determinants = 2.0 * np.log(np.diagonal(factors, axis1=1, axis2=2)).sum(axis=1)
         standard = (thetas - self.center) / self.deviation
-        return np.asarray(-0.5 * ((whitened**2).sum(axis=1) + log_determinants + (standard**2).sum(axis=1)))
+        return self._pairs.log_likelihoods(thetas, self._values) - 0.5 * np.asarray((standard**2).sum(axis=1))
 
     def negative(self, theta: Array) -> tuple[float, Array]:
         """Minus the log density, and its gradient."""
-        product, additive, product_slopes, additive_slopes = self._parts(theta)
-        factor = scipy.linalg.cholesky(self._with_noise(product + additive, theta), lower=True, check_finite=False)
-        inverse = scipy.linalg.cho_solve((factor, True), np.eye(len(factor)), check_finite=False)
-        alpha = inverse @ self._values
+        value, gradient = self._pairs.log_likelihood(theta, self._values)
         standard = (theta - self.center) / self.deviation
-        value = 0.5 * (float(self._values @ alpha) + float(standard @ standard)) + float(np.log(np.diag(factor)).sum())
-        weights = 0.5 * (inverse - np.outer(alpha, alpha))
-        weighted = weights * product
-        by_length_scale = self._pairs.slope(weighted, product_slopes, weights, additive_slopes)
-        by_deviation = [weighted.sum(), (weights * additive).sum(), math.exp(2 * theta[-1]) * np.trace(weights)]
-        gradient = np.concatenate([by_length_scale, 2.0 * np.array(by_deviation)])
-        return value, gradient + standard / self.deviation
+        return 0.5 * float(standard @ standard) - value, standard / self.deviation - gradient
 
     def best(self, iterations: int = 60) -> Array:
         """Theta of the highest density that L-BFGS finds from the prior's centre, shape (d + 3,)."""
@@ -132,7 +115,7 @@ class MarginalLikelihood:
             jac=True,
             method="L-BFGS-B",
             bounds=list(zip(self._low, self._high, strict=True)),
-            options={"maxiter": iterations, "ftol": 1e-7},
+            options={"maxiter": iterations, "ftol": _SETTLED},
         )
         return np.asarray(found.x, dtype=np.float64)
 
@@ -161,40 +144,9 @@ class MarginalLikelihood:
         chosen = np.searchsorted(cumulative, (np.arange(count) + 0.5) / count)
         return np.concatenate([best[None], draws[np.minimum(chosen, len(draws) - 1)]])
 
-    def _parts(self, theta: Array) -> tuple[Array, Array, Array, Array]:
-        """Product and additive part, shape (n, n) each, and their derivatives per pair of levels, shape (E,) each.
-
-        The product part's derivatives are of its logarithm, the additive part's of d times itself.
-        """
-        variances = np.exp(2 * theta[-3:-1])
-        both = self._pairs.tables(np.stack([product_scales(theta), additive_scales(theta)]))
-        (log_product, log_additive), (product_slopes, additive_slopes) = both
-        product = variances[0] * self._pairs.product(log_product)
-        additive = variances[1] * self._pairs.additive(log_additive)
-        return product, additive, product_slopes, variances[1] * np.exp(log_additive) * additive_slopes
-
-    def _with_noise(self, signals: Array, thetas: Array) -> Array:
-        """Adds level and noise to signal covariances, shape (..., n, n)."""
-        covariances = signals + self._level_variance
-        extra = np.exp(2 * thetas[..., -1])
-        diagonal = np.arange(covariances.shape[-1])
-        covariances[..., diagonal, diagonal] += self._noise_variances + extra[..., None] + JITTER
-        return covariances
-
     def _curvature(self, best: Array) -> Array:
-        """Fisher information of theta about the values, and of its prior: the expected Hessian, shape (d + 3, d + 3).
+        """Fisher information of the values and of the prior: the expected Hessian, shape (d + 3, d + 3).
 
-        Half the traces of K^-1 dK/dtheta_i K^-1 dK/dtheta_j (Rasmussen and Williams 2006, Eq. 5.9): unlike the
-        Hessian at hand, it is positive definite wherever the search has stopped.
+        Unlike the Hessian at hand, it is positive definite wherever the search has stopped.
         """
-        product, additive, product_slopes, additive_slopes = self._parts(best)
-        slopes = [
-            *self._pairs.slopes(product, product_slopes, additive_slopes),
-            2.0 * product,
-            2.0 * additive,
-            2.0 * math.exp(2 * best[-1]) * np.eye(len(product)),
-        ]
-        factor = scipy.linalg.cho_factor(self._with_noise(product + additive, best), lower=True)
-        solved = np.stack([scipy.linalg.cho_solve(factor, slope) for slope in slopes])
-        information: Array = 0.5 * np.einsum("iab,jba->ij", solved, solved, optimize=True)
-        return information + np.diag(self.deviation**-2)
+        return self._pairs.information(best) + np.diag(self.deviation**-2)

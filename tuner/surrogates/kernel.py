@@ -4,26 +4,33 @@
 | --- | --- |
 | `d` | number of axes |
 | `V_j` | number of levels of axis j |
+| `R` | table rows: the sum of the V_j |
 | levels | integer array (n, d): where points stand on each axis |
 | `l_j` | length scale of axis j |
 
 k_j(x_j, x'_j) is Matern 5/2 in the coordinates of an ordered axis, and exp(-[x_j != x'_j] / l_j) on an unordered
 one. The *product* kernel is prod_j k_j, for functions in which everything may depend on everything; the
 *additive* one is the mean of the k_j, for sums of functions of one axis each (logarithms of what multiplies, say).
-As every axis has few levels, either is a sum of table rows: no distance is computed twice.
+As every axis has few levels, either is made of table rows: no correlation is computed twice.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-import torch
+
+from tuner.surrogates.compiled import compiled
 
 Levels = npt.NDArray[np.int16]
 Array = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.float32] | npt.NDArray[np.float64]
+
+_CHUNK: Final = 2048
+"""Points whose covariances are multiplied at a time: few enough for them to stay in the cache."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,45 +52,6 @@ class Axis:
         return np.abs(self.coordinates[:, None] - self.coordinates[None])
 
 
-def log_correlation(distances: Array, length_scales: Array, ordered: npt.NDArray[np.bool_]) -> tuple[Array, Array]:
-    """Logarithms of correlations on single axes, and their derivatives by log length scale; elementwise."""
-    scaled = distances / length_scales
-    r = np.sqrt(5.0) * scaled
-    polynomial = 1.0 + r + r * r / 3.0
-    logarithm = np.where(ordered, np.log(polynomial) - r, -scaled)
-    slope = np.where(ordered, r * r * (1.0 + r) / (3.0 * polynomial), scaled)
-    return logarithm, slope
-
-
-class Points:
-    """Points of a grid, prepared for sums over table rows.
-
-    Args:
-        grid: the axes.
-        levels: shape (N, d).
-        dtype: to compute in; single precision is several times quicker, and good to three digits.
-    """
-
-    def __init__(self, grid: Grid, levels: Levels, dtype: torch.dtype = torch.float64) -> None:
-        self.dtype = dtype
-        self._index = torch.from_numpy(levels.astype(np.int64) + grid.offsets)
-        # Adding up table rows: in double precision a product with one-hot rows is quicker than looking them up.
-        self._one_hot = (
-            None
-            if dtype is torch.float32
-            else torch.zeros(len(levels), grid.table_rows, dtype=dtype).scatter_(1, self._index, 1.0)
-        )
-
-    def __len__(self) -> int:
-        return len(self._index)
-
-    def sums(self, tables: torch.Tensor) -> torch.Tensor:
-        """Per point the sum of its rows of the stacked `tables`, shape (rows, n): shape (N, n)."""
-        if self._one_hot is None:
-            return torch.nn.functional.embedding_bag(self._index, tables, mode="sum")
-        return self._one_hot @ tables
-
-
 class Grid:
     """The axes together.
 
@@ -96,153 +64,196 @@ class Grid:
         self.ordered = np.array([axis.coordinates is not None for axis in axes])
         self.distances = [axis.distances() for axis in axes]
         self.offsets = np.cumsum([0, *(axis.size for axis in axes)])[:-1]
-        self.table_rows = sum(axis.size for axis in axes)
-        self._owners = np.repeat(np.arange(len(axes)), [axis.size for axis in axes])
+        self.owners = np.repeat(np.arange(len(axes)), [axis.size for axis in axes])
 
     @property
     def dimensions(self) -> int:
         """Number of axes."""
         return len(self.axes)
 
-    def log_tables(self, levels: Levels, length_scales: Array) -> Array:
-        """Logarithms of the k_j between all levels of every axis and a few points, shape (table_rows, n).
+    def tables(self, levels: Levels, length_scales: Array) -> Array:
+        """The k_j between all levels of every axis and a few points, shape (u, R, n).
 
         Args:
             levels: the few, shape (n, d).
-            length_scales: shape (d,).
+            length_scales: shape (u, d).
         """
         distances = np.concatenate([table[:, x] for table, x in zip(self.distances, levels.T, strict=True)])
-        return log_correlation(distances, length_scales[self._owners, None], self.ordered[self._owners, None])[0]
+        found: Array = _correlations(distances, self.owners, self.ordered, length_scales)
+        return found
 
     def linear_tables(self, levels: Levels) -> Array:
-        """What adds up to scalar products, coordinates counted from the middle of the grid, shape (table_rows, n).
+        """What adds up to scalar products, coordinates counted from the middle of the grid, shape (R, n).
 
         An unordered axis contributes one quarter, as an ordered one's ends do, where two points agree on it.
         """
         return np.concatenate([_products(axis)[:, x] for axis, x in zip(self.axes, levels.T, strict=True)])
 
     def squared_norm_table(self) -> Array:
-        """What adds up to a point's scalar product with itself, shape (table_rows, 1)."""
-        return np.concatenate([np.diag(_products(axis))[:, None] for axis in self.axes])
+        """What adds up to a point's scalar product with itself, shape (R,)."""
+        return np.concatenate([np.diag(_products(axis)) for axis in self.axes])
 
 
-class Covariance:
-    """s^2 product + a^2 additive, between any points and a few.
-
-    Args:
-        grid: the axes.
-        levels: the few, shape (n, d).
-        scales: length scales of the product part and of the additive part, each of shape (d,).
-        deviations: s and a.
-        dtype: of the points that it will be asked about.
-    """
-
-    def __init__(
-        self,
-        grid: Grid,
-        levels: Levels,
-        scales: tuple[Array, Array],
-        deviations: tuple[float, float],
-        dtype: torch.dtype = torch.float64,
-    ) -> None:
-        product = grid.log_tables(levels, scales[0])
-        # s^2 joins the sum of logarithms once, with the first axis.
-        product[: grid.axes[0].size] += 2.0 * np.log(deviations[0])
-        additive = deviations[1] ** 2 / grid.dimensions * np.exp(grid.log_tables(levels, scales[1]))
-        self._product, self._additive = tensor(product, dtype), tensor(additive, dtype)
-
-    def at(self, points: Points) -> torch.Tensor:
-        """Shape (N, n)."""
-        return points.sums(self._product).exp_().add_(points.sums(self._additive))
-
-
-class Pairs:
-    """All pairs of some points, prepared for many length scales.
-
-    Every axis has at most as many distinct pairs of levels as there are pairs of points, mostly far fewer:
-    correlations are computed once per pair of levels, and looked up per pair of points.
+class Points:
+    """Points of a grid, prepared for covariances.
 
     Args:
         grid: the axes.
-        levels: shape (n, d).
+        levels: shape (N, d).
+        dtype: to compute in; single precision is several times quicker, and good to three digits.
     """
 
-    def __init__(self, grid: Grid, levels: Levels) -> None:
-        left, right = np.triu_indices(len(levels))
-        distances, owners, lookups, offset = [], [], [], 0
-        for axis, (table, x) in enumerate(zip(grid.distances, levels.T, strict=True)):
-            present, at = np.unique(x, return_inverse=True)
-            lookups.append(offset + at[left] * len(present) + at[right])
-            distances.append(table[np.ix_(present, present)].ravel())
-            owners.append(np.full(len(present) ** 2, axis))
-            offset += len(present) ** 2
-        self._distances = np.concatenate(distances)
-        self._owners = np.concatenate(owners)
-        self._ordered = grid.ordered[self._owners]
-        self._lookup = np.stack(lookups)
-        self._dimensions = grid.dimensions
-        self._upper = (left, right)
-        self._square = np.zeros((len(levels), len(levels)), dtype=np.int64)
-        self._square[left, right] = self._square[right, left] = np.arange(len(left))
+    def __init__(self, grid: Grid, levels: Levels, dtype: npt.DTypeLike = np.float64) -> None:
+        self.dtype = np.dtype(dtype)
+        self.index = np.add(levels, grid.offsets, dtype=np.int32, casting="unsafe")
 
-    def tables(self, length_scales: Array) -> tuple[Array, Array]:
-        """Per pair of levels: log k_j, and its derivative by log length scale; each of shape (..., E).
+    def __len__(self) -> int:
+        return len(self.index)
 
-        Args:
-            length_scales: shape (..., d).
-        """
-        return log_correlation(self._distances, length_scales[..., self._owners], self._ordered)
-
-    def product(self, log_tables: Array) -> Array:
-        """The product kernel, shape (..., n, n), from the first of `tables`."""
-        return np.exp(self._sums(log_tables))[..., self._square]
-
-    def additive(self, log_tables: Array) -> Array:
-        """The additive kernel, shape (..., n, n), from the first of `tables`."""
-        return self._sums(np.exp(log_tables))[..., self._square] / self._dimensions
-
-    def slopes(self, product: Array, product_slopes: Array, additive_slopes: Array) -> Array:
-        """Derivatives of product part plus additive part by each log length scale, shape (d, n, n).
-
-        Args:
-            product: the product part, shape (n, n).
-            product_slopes: derivatives of its logarithm per pair of levels, shape (E,).
-            additive_slopes: derivatives of d times the additive part per pair of levels, shape (E,).
-        """
-        parts = product_slopes[self._lookup] * product[self._upper] + additive_slopes[self._lookup] / self._dimensions
-        return parts[:, self._square]
-
-    def slope(self, weighted: Array, product_slopes: Array, weights: Array, additive_slopes: Array) -> Array:
-        """Sum over pairs of weights times `slopes`, without building them, shape (d,).
-
-        Args:
-            weighted: weights times the product part, shape (n, n).
-            product_slopes, additive_slopes: as for `slopes`.
-            weights: symmetric, shape (n, n).
-        """
-        both = np.concatenate([self._gathered(weighted), self._gathered(weights)])
-        terms = both * np.concatenate([product_slopes, additive_slopes / self._dimensions])
-        return np.bincount(np.tile(self._owners, 2), weights=terms, minlength=self._dimensions).astype(np.float64)
-
-    def _gathered(self, matrix: Array) -> Array:
-        """Sum of a symmetric matrix' entries per pair of levels, shape (E,)."""
-        upper = matrix[self._upper] * np.where(self._upper[0] == self._upper[1], 1.0, 2.0)
-        repeated = np.broadcast_to(upper, self._lookup.shape).ravel()
-        return np.bincount(self._lookup.ravel(), weights=repeated, minlength=len(self._owners)).astype(np.float64)
-
-    def _sums(self, tables: Array) -> Array:
-        total: Array = tables[..., self._lookup[0]]
-        for lookup in self._lookup[1:]:
-            total += tables[..., lookup]
+    def sums(self, table: Array) -> Floats:
+        """Per point the sum of its rows of a `table` of shape (R,): shape (N,)."""
+        total: Floats = _sums(self.index, table.astype(self.dtype))
         return total
 
 
-def tensor(array: Array, dtype: torch.dtype) -> torch.Tensor:
-    """An array as a contiguous tensor."""
-    return torch.from_numpy(np.ascontiguousarray(array)).to(dtype)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Covariance:
+    """u covariances between any points and a few, each a product of table rows plus a sum of others.
+
+    Attributes:
+        products: what is multiplied, shape (u, R, n).
+        sums: what is added up, shape (u, R, n).
+    """
+
+    products: Array
+    sums: Array
+
+    @classmethod
+    def of(cls, grid: Grid, levels: Levels, scales: tuple[Array, Array], deviations: tuple[Array, Array]) -> Covariance:
+        """s^2 product + a^2 additive.
+
+        Args:
+            grid: the axes.
+            levels: the few, shape (n, d).
+            scales: length scales of the product part and of the additive part, each of shape (u, d).
+            deviations: s and a, each of shape (u,).
+        """
+        products, sums = grid.tables(levels, scales[0]), grid.tables(levels, scales[1])
+        # s^2 joins the product once, with the first axis.
+        products[:, : grid.axes[0].size] *= deviations[0][:, None, None] ** 2
+        sums *= deviations[1][:, None, None] ** 2 / grid.dimensions
+        return cls(products=products, sums=sums)
+
+    def at(self, points: Points) -> Floats:
+        """Shape (u, N, n)."""
+        return np.stack([_cross(points.index, *tables) for tables in zip(*self._tables(points.dtype), strict=True)])
+
+    def projected(self, points: Points, weights: Array, whiteners: Array, shifts: Array) -> tuple[Floats, Floats]:
+        """With c the covariances of a point: c weights, and |c whitener + shift|^2; each of shape (u, N).
+
+        Args:
+            points: N points.
+            weights: shape (u, n).
+            whiteners: shape (u, n, m).
+            shifts: shape (u, m).
+        """
+        others = [np.ascontiguousarray(array, dtype=points.dtype) for array in (weights, whiteners, shifts)]
+        found: tuple[Floats, Floats] = _projected(points.index, *self._tables(points.dtype), *others)
+        return found
+
+    def _tables(self, dtype: npt.DTypeLike) -> tuple[Floats, Floats]:
+        return self.products.astype(dtype, copy=False), self.sums.astype(dtype, copy=False)
 
 
 def _products(axis: Axis) -> Array:
     if axis.coordinates is None:
         return 0.25 * np.eye(axis.size)
     return np.outer(axis.coordinates - 0.5, axis.coordinates - 0.5)
+
+
+@compiled
+def correlation(distance: Any, length_scale: Any, ordered: Any) -> Any:
+    """On a single axis; and the derivative of its logarithm by log length scale."""
+    scaled = distance / length_scale
+    if not ordered:
+        return np.exp(-scaled), scaled
+    r = np.sqrt(5.0) * scaled
+    polynomial = 1.0 + r + r * r / 3.0
+    return polynomial * np.exp(-r), r * r * (1.0 + r) / (3.0 * polynomial)
+
+
+@compiled
+def _correlations(distances: Any, owners: Any, ordered: Any, length_scales: Any) -> Any:
+    found = np.empty((length_scales.shape[0], *distances.shape))
+    for u in range(found.shape[0]):
+        for row in range(found.shape[1]):
+            axis = owners[row]
+            for i in range(found.shape[2]):
+                found[u, row, i] = correlation(distances[row, i], length_scales[u, axis], ordered[axis])[0]
+    return found
+
+
+@compiled
+def _sums(index: Any, table: Any) -> Any:
+    total = np.zeros(index.shape[0], table.dtype)
+    for p in range(index.shape[0]):
+        for j in range(index.shape[1]):
+            total[p] += table[index[p, j]]
+    return total
+
+
+@compiled
+def _fill(index: Any, products: Any, sums: Any, product: Any, total: Any, cross: Any) -> None:
+    """Covariances of a few points, into `cross`.
+
+    Candidates come in lexicographic order: most share all but their last levels with the one before, so that
+    `product` and `total`, shape (d, n), keep products and sums of the first 0 .. d - 1 rows.
+    """
+    last, n = product.shape[0] - 1, product.shape[1]
+    for p in range(index.shape[0]):
+        first = 0
+        if p > 0:
+            while first < last and index[p, first] == index[p - 1, first]:
+                first += 1
+        for j in range(first, last):
+            row, factor, term = index[p, j], product[j + 1], total[j + 1]
+            for i in range(n):
+                factor[i] = product[j, i] * products[row, i]
+                term[i] = total[j, i] + sums[row, i]
+        row, found = index[p, last], cross[p]
+        for i in range(n):
+            found[i] = product[last, i] * products[row, i] + (total[last, i] + sums[row, i])
+
+
+@compiled
+def _cross(index: Any, products: Any, sums: Any) -> Any:
+    n = products.shape[1]
+    cross = np.empty((index.shape[0], n), products.dtype)
+    product, total = np.ones((index.shape[1], n), products.dtype), np.zeros((index.shape[1], n), products.dtype)
+    _fill(index, products, sums, product, total, cross)
+    return cross
+
+
+@compiled
+def _projected(index: Any, products: Any, sums: Any, weights: Any, whiteners: Any, shifts: Any) -> Any:
+    count, n = index.shape[0], products.shape[2]
+    projections = np.empty((products.shape[0], count), products.dtype)
+    squares = np.empty_like(projections)
+    product, total = np.ones((index.shape[1], n), products.dtype), np.zeros((index.shape[1], n), products.dtype)
+    cross = np.empty((min(count, _CHUNK), n), products.dtype)
+    white = np.empty((cross.shape[0], whiteners.shape[2]), products.dtype)
+    for u in range(products.shape[0]):
+        for start in range(0, count, _CHUNK):
+            size = min(_CHUNK, count - start)
+            _fill(index[start : start + size], products[u], sums[u], product, total, cross[:size])
+            np.dot(cross[:size], whiteners[u], white[:size])
+            for p in range(size):
+                projection = square = products.dtype.type(0.0)
+                for i in range(n):
+                    projection += cross[p, i] * weights[u, i]
+                for i in range(white.shape[1]):
+                    shifted = white[p, i] + shifts[u, i]
+                    square += shifted * shifted
+                projections[u, start + p] = projection
+                squares[u, start + p] = square
+    return projections, squares

@@ -15,6 +15,7 @@ from tuner.performance.simulation.continuous import Requests, Scheduler, simulat
 from tuner.performance.simulation.disaggregated import Pool, simulate_disaggregated
 from tuner.performance.simulation.dynamic import Batched, simulate_clients, simulate_dynamic
 from tuner.performance.simulation.free_list import NOBODY, give, new_list, reclaim, remembered, take
+from tuner.performance.simulation.ranks import Together, simulate_ranks
 from tuner.performance.simulation.step_tables import StepTables
 from tuner.performance.simulation.traffic import whole_load
 from tuner.serving import DynamicBatching
@@ -117,6 +118,20 @@ def test_a_long_prompt_is_computed_in_chunks_beside_decoding() -> None:
     assert served.first_token_s[1] - start == pytest.approx(3 * 0.01 + (250 + 3) * 0.0001)
 
 
+def test_a_prompt_computed_elsewhere_is_not_computed_again_for_having_waited() -> None:
+    trace = replace(requests([0.0, 0.0], [160, 160], [11, 11]), prefilled=True)
+    served = simulate(trace, Scheduler(blocks=12, block_size=16), tables())
+    assert served.scheduled_s[1] == served.finished_s[0]
+    assert served.finished_s[1] - served.scheduled_s[1] == pytest.approx(10 * 0.0101)
+
+
+def test_what_can_never_fit_does_not_keep_the_next_waiting() -> None:
+    trace = requests([0.0, 0.0, 0.0], [10, 1000, 10], [100, 100, 1])
+    served = simulate(trace, Scheduler(blocks=20, block_size=16), tables())
+    assert served.refused == 1
+    assert served.finished_s[2] < 0.1
+
+
 def test_the_last_to_come_is_thrown_out_when_blocks_run_out() -> None:
     trace = requests([0.0, 0.0], [16, 16], [40, 40])
     served = simulate(trace, Scheduler(blocks=5, block_size=16), tables())
@@ -198,6 +213,54 @@ def test_whole_prompts_hold_up_decoding_when_they_go_first() -> None:
     both = simulate(trace, Scheduler(blocks=1000, max_num_batched_tokens=256), tables())
     first = simulate(trace, Scheduler(blocks=1000, max_num_batched_tokens=4096, prefill_first=True), tables())
     assert first.first_token_s[1] < both.first_token_s[1]
+
+
+NOTHING = Together(tokens=np.array([1.0, 100_000.0]), seconds=np.zeros(2))
+
+
+@settings(max_examples=80, deadline=None)
+@given(traces(), schedulers(), st.booleans())
+def test_one_rank_by_itself_is_a_replica(trace: Requests, scheduler: Scheduler, prefilled: bool) -> None:
+    # A replica runs through stretches of decoding at once, ranks go step by step.
+    trace = replace(trace, prefilled=prefilled)
+    alone, rank = simulate(trace, scheduler, tables()), simulate_ranks(trace, 1, scheduler, tables(), NOTHING)
+    assert rank.finished_s == pytest.approx(alone.finished_s, nan_ok=True)
+    assert rank.first_token_s == pytest.approx(alone.first_token_s, nan_ok=True)
+    assert rank.preemptions.tolist() == alone.preemptions.tolist()
+    assert (rank.steps, rank.refused) == (alone.steps, alone.refused)
+
+
+@settings(max_examples=60, deadline=None)
+@given(traces(), schedulers(), st.integers(1, 4))
+def test_ranks_in_step_serve_every_request_once_or_refuse_it(trace: Requests, scheduler: Scheduler, ranks: int) -> None:
+    served = simulate_ranks(trace, ranks, scheduler, tables(), NOTHING)
+    done = np.isfinite(served.finished_s)
+    assert done.sum() + served.refused == trace.arrival_s.size
+    assert np.all(served.scheduled_s[done] >= trace.arrival_s[done])
+    assert np.all(served.finished_s[done] >= served.first_token_s[done])
+
+
+def test_a_step_of_ranks_lasts_as_long_as_the_slowest_and_their_exchange() -> None:
+    trace = requests([0.0, 0.0], [100, 1000], [2, 2])
+    exchange = Together(tokens=np.array([1.0, 10_000.0]), seconds=np.array([0.5, 0.5]))
+    served = simulate_ranks(trace, 2, Scheduler(blocks=1000), tables(), exchange)
+    # the first step: 10 ms + 1,000 x 0.1 ms on the second rank, for both; then one token each
+    assert served.first_token_s.tolist() == pytest.approx([0.610, 0.610])
+    assert served.finished_s.tolist() == pytest.approx([0.610 + 0.5101] * 2)
+
+
+def test_an_idle_rank_takes_part_with_a_token_of_no_use() -> None:
+    exchange = Together(tokens=np.array([1.0, 1001.0]), seconds=np.array([0.0, 1.0]))
+    served = simulate_ranks(requests([0.0], [100], [1]), 2, Scheduler(blocks=100), tables(), exchange)
+    alone = simulate_ranks(requests([0.0, 9.0], [100, 1], [1, 1]), 2, Scheduler(blocks=100), tables(), exchange)
+    assert served.first_token_s[0] == pytest.approx(0.010 + 100 * 0.0001 + 0.099)
+    assert alone.first_token_s[0] == pytest.approx(served.first_token_s[0] + 0.001)
+
+
+def test_ranks_in_step_serve_no_closed_loop() -> None:
+    closed = replace(requests([0.0], [1], [1]), clients=1)
+    with pytest.raises(UsageError, match="no closed loop"):
+        simulate_ranks(closed, 2, Scheduler(blocks=10), tables(), NOTHING)
 
 
 def test_disaggregated_prompts_never_slow_decoding() -> None:

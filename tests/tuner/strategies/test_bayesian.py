@@ -167,6 +167,36 @@ def test_prospects_of_an_exhausted_space_are_none_at_all() -> None:
     assert (found.expected_gain, found.within) == (0.0, 1.0)
 
 
+def test_hopes_are_never_below_what_is_believed() -> None:
+    problem = server_problem(noise=0.02)
+    strategy = sampler(problem)
+    study = problem.run(strategy, 4)
+    others = np.random.default_rng(0).choice(strategy.candidates.rows, 30, replace=False)
+    for row in others:
+        study.enqueue_trial(problem.space.complete(config_of(problem.space, row)))
+    problem.go_on(study, 30)
+    beliefs = strategy.beliefs(strategy.history(study))
+    believed, hoped = (outlook(strategy.candidates.rows) for outlook in (beliefs.outlook, beliefs.hopeful_outlook))
+    assert hoped.means[0].numpy() == pytest.approx(believed.means[0].numpy(), abs=1e-3)
+    assert (hoped.stds[0] > believed.stds[0] - 1e-3).all()
+    assert (hoped.log_holds > believed.log_holds - 1e-3).all()
+    assert (hoped.log_runs >= believed.log_runs).all()
+
+
+def test_a_bound_on_the_score_rules_out_none_of_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = server_problem(noise=0.02)
+    monkeypatch.setattr(bayesian, "_SHORTLIST", 20)
+    strategy = sampler(problem)
+    history = strategy.history(problem.run(strategy, 12))
+    open_positions = np.ones(len(strategy.candidates), dtype=bool)
+    open_positions[strategy.candidates.positions(history.tried_rows)] = False
+    chosen = []
+    for promising in (40, len(strategy.candidates)):
+        monkeypatch.setattr(bayesian, "_PROMISING", promising)
+        chosen.append(strategy.choose(history, open_positions, 12).tolist())
+    assert chosen[0] == chosen[1]
+
+
 def test_two_objectives_spread_along_the_pareto_front() -> None:
     problem = Problem(space=server_space(), truth=served, objectives=(THROUGHPUT, COST))
     study = problem.run(sampler(problem), 16)

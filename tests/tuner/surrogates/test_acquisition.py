@@ -38,6 +38,17 @@ def test_expected_improvement_agrees_with_monte_carlo(mean: float, std: float, i
     assert closed == pytest.approx(float(gains.mean()), abs=5 * float(gains.std()) / math.sqrt(200_000) + 1e-6)
 
 
+@given(st.floats(-200, 60))
+def test_tables_of_single_precision_are_good_to_three_digits(mean: float) -> None:
+    exact, single = tensor(mean), tensor(mean).float()
+    for quick, slow in (
+        (log_expected_improvement(single, torch.ones(1), 0.0), log_expected_improvement(exact, tensor(1.0), 0.0)),
+        (log_probability_below(-single, torch.ones(1), 0.0), log_probability_below(-exact, tensor(1.0), 0.0)),
+    ):
+        assert quick.dtype is torch.float32
+        assert float(quick) == pytest.approx(float(slow), rel=1e-3, abs=1e-4)
+
+
 @given(st.floats(-1e8, 30))
 def test_log_expected_improvement_is_finite_and_rises_however_far_below_the_incumbent(mean: float) -> None:
     low, high = log_expected_improvement(tensor(mean, mean + 0.1 + 1e-6 * abs(mean)), tensor(1.0, 1.0), 0.0)

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.tuner.surrogates.grids import grids, points
-from tuner.surrogates.gaussian_process import GaussianProcess, chunked
-from tuner.surrogates.hyperparameters import JITTER, MarginalLikelihood, Priors, additive_scales, product_scales
-from tuner.surrogates.kernel import Axis, Covariance, Grid, Pairs, Points, tensor
+from tuner.surrogates.gaussian_process import GaussianProcess
+from tuner.surrogates.hyperparameters import MarginalLikelihood, Priors, additive_scales, product_scales
+from tuner.surrogates.kernel import Axis, Covariance, Grid, Points
+from tuner.surrogates.pairs import JITTER, Pairs
 
 seeds = st.integers(0, 2**20)
 
@@ -22,24 +23,44 @@ def wavy(levels: np.ndarray) -> np.ndarray:
     return np.sin(levels @ (1.0 + np.arange(levels.shape[1])))
 
 
-@given(grids(), st.integers(1, 12), seeds)
-def test_kernels_are_positive_semidefinite_with_unit_diagonal(grid: Grid, count: int, seed: int) -> None:
-    pairs = Pairs(grid, points(grid, count, seed))
-    logarithms, _ = pairs.tables(np.exp(np.random.default_rng(seed).normal(size=grid.dimensions)))
-    for matrix in (pairs.product(logarithms), pairs.additive(logarithms)):
-        assert np.allclose(np.diag(matrix), 1)
-        assert np.linalg.eigvalsh(matrix).min() > -1e-9
+def covariance(grid: Grid, levels: np.ndarray, theta: np.ndarray) -> Covariance:
+    scales = (product_scales(theta[None]), additive_scales(theta[None]))
+    return Covariance.of(grid, levels, scales, (np.exp(theta[None, -3]), np.exp(theta[None, -2])))
+
+
+@given(grids(), st.integers(1, 12), seeds, st.sampled_from([(1.0, 0.0), (0.0, 1.0)]))
+def test_kernels_are_positive_semidefinite_with_unit_diagonal(
+    grid: Grid, count: int, seed: int, deviations: tuple[float, float]
+) -> None:
+    levels = points(grid, count, seed)
+    scales = np.exp(np.random.default_rng(seed).normal(size=(1, grid.dimensions)))
+    found = Covariance.of(grid, levels, (scales, scales), (np.array(deviations[:1]), np.array(deviations[1:])))
+    matrix = found.at(Points(grid, levels))[0]
+    assert np.allclose(np.diag(matrix), 1)
+    assert np.linalg.eigvalsh(matrix).min() > -1e-9
 
 
 @given(grids(), st.integers(1, 8), seeds)
 def test_pairs_and_points_agree_on_the_covariance(grid: Grid, count: int, seed: int) -> None:
-    levels = points(grid, count, seed)
-    long, short = np.exp(np.random.default_rng(seed).normal(size=(2, grid.dimensions)))
-    pairs = Pairs(grid, levels)
-    expected = 0.25 * pairs.product(pairs.tables(long)[0]) + 4.0 * pairs.additive(pairs.tables(short)[0])
-    for dtype, tolerance in ((torch.float64, 1e-9), (torch.float32, 1e-4)):
-        found = Covariance(grid, levels, (long, short), (0.5, 2.0), dtype).at(Points(grid, levels, dtype))
-        assert found.numpy() == pytest.approx(expected, abs=tolerance)
+    levels, noise = points(grid, count, seed), np.full(count, 0.5)
+    theta = np.random.default_rng(seed).normal(size=grid.dimensions + 3)
+    expected = Pairs(grid, levels, noise, 4.0).covariances(theta[None])[0]
+    for dtype, tolerance in ((np.float64, 1e-9), (np.float32, 1e-4)):
+        found = covariance(grid, levels, theta).at(Points(grid, levels, dtype))[0] + 4.0
+        found = found + (0.5 + math.exp(2 * theta[-1]) + JITTER) * np.eye(count)
+        assert found == pytest.approx(expected, rel=tolerance, abs=tolerance)
+
+
+@given(grids(), st.integers(1, 8), seeds)
+def test_projections_are_products_with_the_covariances(grid: Grid, count: int, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    theta = generator.normal(size=grid.dimensions + 3)
+    found, asked = covariance(grid, points(grid, count, seed), theta), Points(grid, points(grid, 9, seed + 1))
+    weights, whitener, shift = generator.normal(size=count), generator.normal(size=(count, count)), 0.3
+    projections, squares = found.projected(asked, weights[None], whitener[None], np.full((1, count), shift))
+    cross = found.at(asked)[0]
+    assert projections[0] == pytest.approx(cross @ weights)
+    assert squares[0] == pytest.approx(((cross @ whitener + shift) ** 2).sum(axis=1))
 
 
 @given(grids(), st.integers(1, 8), seeds)
@@ -49,13 +70,11 @@ def test_scalar_products_are_those_of_the_coordinates(grid: Grid, count: int, se
     for axis, x in zip(grid.axes, levels.T, strict=True):
         columns.append(0.5 * np.eye(axis.size)[x] if axis.coordinates is None else axis.coordinates[x, None] - 0.5)
     coordinates = np.concatenate(columns, axis=1)
-    asked = Points(grid, levels)
-    assert asked.sums(tensor(grid.linear_tables(levels), torch.float64)).numpy() == pytest.approx(
+    asked, linear = Points(grid, levels), grid.linear_tables(levels)[None]
+    assert Covariance(products=np.zeros_like(linear), sums=linear).at(asked)[0] == pytest.approx(
         coordinates @ coordinates.T, abs=1e-12
     )
-    assert asked.sums(tensor(grid.squared_norm_table(), torch.float64))[:, 0].numpy() == pytest.approx(
-        (coordinates**2).sum(axis=1), abs=1e-12
-    )
+    assert asked.sums(grid.squared_norm_table()) == pytest.approx((coordinates**2).sum(axis=1), abs=1e-12)
 
 
 @settings(max_examples=20)
@@ -71,6 +90,18 @@ def test_the_gradient_of_the_marginal_likelihood_is_its_slope(grid: Grid, count:
         step[number] = 1e-5
         difference = likelihood.negative(theta + step)[0] - likelihood.negative(theta - step)[0]
         assert slope == pytest.approx(difference / 2e-5, rel=1e-4, abs=1e-5)
+
+
+@settings(max_examples=20)
+@given(grids(), st.integers(1, 6), seeds)
+def test_the_information_is_half_the_traces_of_slopes_of_the_covariance(grid: Grid, count: int, seed: int) -> None:
+    pairs = Pairs(grid, points(grid, count, seed), np.full(count, 0.1), 1.0)
+    theta = 0.3 * np.random.default_rng(seed).normal(size=grid.dimensions + 3)
+    steps = 1e-6 * np.eye(len(theta))
+    slopes = (pairs.covariances(theta + steps) - pairs.covariances(theta - steps)) / 2e-6
+    solved = np.linalg.inv(pairs.covariances(theta[None])[0]) @ slopes
+    expected = 0.5 * np.einsum("iab,jba->ij", solved, solved)
+    assert pairs.information(theta) == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
 @settings(max_examples=20)
@@ -162,8 +193,8 @@ def test_believing_pending_points_is_conditioning_on_their_means() -> None:
     process = GaussianProcess.fit(grid, levels, np.array([0.0, 1.0, 0.5]))
     expected = process.posterior(pending)[0][0].numpy()
     likelihood = MarginalLikelihood(grid, np.concatenate([levels, pending]), np.zeros(5), np.zeros(5), Priors())
-    covariance = likelihood.covariances(process.thetas)[0]
-    assert np.linalg.cholesky(covariance) == pytest.approx(process.believing(pending).factors[0].numpy())
+    expected_whitener = np.linalg.inv(np.linalg.cholesky(likelihood.covariances(process.thetas)[0]))
+    assert process.believing(pending).whiteners[0] == pytest.approx(expected_whitener, rel=1e-4, abs=1e-4)
     assert process.believing(pending).posterior(pending)[0][0].numpy() == pytest.approx(expected)
 
 
@@ -171,7 +202,7 @@ def test_single_precision_is_good_to_three_digits() -> None:
     grid = Grid([Axis(9, np.linspace(0, 1, 9)), Axis(3), Axis(7, np.linspace(0, 1, 7))])
     levels, asked = points(grid, 40, 0), points(grid, 500, 1)
     process = GaussianProcess.fit(grid, levels, wavy(levels) * 0.3)
-    exact, quick = process.posterior(asked), process.posterior(asked, chunked(grid, asked, torch.float32))
+    exact, quick = process.posterior(asked), process.posterior(asked, Points(grid, asked, np.float32))
     for one, other in zip(exact, quick, strict=True):
         assert other.numpy() == pytest.approx(one.numpy(), rel=1e-2, abs=1e-3)
 

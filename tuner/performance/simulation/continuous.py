@@ -20,8 +20,10 @@ from numpy.typing import NDArray
 from tuner.errors import UsageError
 from tuner.performance.grid import Array
 from tuner.performance.simulation.compiled import compiled
-from tuner.performance.simulation.free_list import NOBODY, give, new_list, reclaim, remembered, take
-from tuner.performance.simulation.lookup import answered, decode_attention, line, plane, with_host
+from tuner.performance.simulation.lookup import with_host
+from tuner.performance.simulation.replica import Costs, Replica, Settings, forget_prefix, new_replica, receive
+from tuner.performance.simulation.step_course import close_step, decode_on, step_cost
+from tuner.performance.simulation.step_plan import plan_step
 from tuner.performance.simulation.step_tables import StepTables
 
 Counts = NDArray[np.int64]
@@ -112,334 +114,91 @@ class Served:
 
 def simulate(requests: Requests, scheduler: Scheduler, tables: StepTables) -> Served:
     """Runs all requests through one replica."""
-    arrival, scheduled, first, finished, preemptions, steps, refused = _run(
-        requests.arrival_s.astype(np.float64),
-        requests.input_tokens.astype(np.int64),
-        requests.output_tokens.astype(np.int64),
-        requests.prefilled,
-        min(requests.clients, requests.arrival_s.size),
-        requests.think_time_s,
-        scheduler.max_num_seqs,
-        scheduler.max_num_batched_tokens,
-        scheduler.blocks,
-        scheduler.block_size,
-        scheduler.prefix_caching and not scheduler.prefill_first,
-        0 if scheduler.prefill_first else scheduler.shared_prefix_tokens // scheduler.block_size * scheduler.block_size,
-        scheduler.prefill_first,
-        scheduler.padded,
-        scheduler.reserve_input,
-        int(scheduler.watermark * scheduler.blocks),
-        (tables.tokens, tables.token_s),
-        (tables.sequences, tables.sequence_s),
-        (tables.batches, tables.contexts, tables.decode_s),
-        tables.skew,
-        (tables.batches, tables.contexts, tables.mixed_decode_s),
-        tables.mixed_skew,
-        (tables.chunks, tables.cached, tables.prefill_s),
-        tables.host_s,
-        tables.host_per_sequence_s,
-        tables.overlapped,
+    return _served(
+        _run(
+            requests.arrival_s.astype(np.float64),
+            requests.input_tokens.astype(np.int64),
+            requests.output_tokens.astype(np.int64),
+            min(requests.clients, requests.arrival_s.size),
+            settings_of(scheduler, requests),
+            costs_of(tables),
+        )
     )
+
+
+def settings_of(scheduler: Scheduler, requests: Requests) -> Settings:
+    """The scheduler as compiled code takes it."""
+    size = scheduler.block_size
+    return Settings(
+        places=scheduler.max_num_seqs,
+        budget=scheduler.max_num_batched_tokens,
+        blocks=scheduler.blocks,
+        size=size,
+        watermark=int(scheduler.watermark * scheduler.blocks),
+        caching=scheduler.prefix_caching and not scheduler.prefill_first,
+        prefix=0 if scheduler.prefill_first else scheduler.shared_prefix_tokens // size * size,
+        prefill_first=scheduler.prefill_first,
+        padded=scheduler.padded,
+        reserve=scheduler.reserve_input,
+        prefilled=requests.prefilled,
+        think=requests.think_time_s,
+    )
+
+
+def costs_of(tables: StepTables) -> Costs:
+    """The tables as compiled code takes them."""
+    return Costs(
+        tokens=(tables.tokens, tables.token_s),
+        sequences=(tables.sequences, tables.sequence_s),
+        decode=(tables.batches, tables.contexts, tables.decode_s),
+        skew=tables.skew,
+        mixed=(tables.batches, tables.contexts, tables.mixed_decode_s),
+        mixed_skew=tables.mixed_skew,
+        prefill=(tables.chunks, tables.cached, tables.prefill_s),
+        host=tables.host_s,
+        each=tables.host_per_sequence_s,
+        overlapped=tables.overlapped,
+    )
+
+
+def _served(replica: Replica) -> Served:
+    sequences, state = replica.sequences, replica.state[0]
     return Served(
-        arrival_s=arrival,
-        scheduled_s=scheduled,
-        first_token_s=first,
-        finished_s=finished,
-        preemptions=preemptions,
-        steps=int(steps),
-        refused=int(refused),
+        arrival_s=sequences["arrival"],
+        scheduled_s=sequences["scheduled"],
+        first_token_s=sequences["first"],
+        finished_s=sequences["finished"],
+        preemptions=sequences["preemptions"],
+        steps=int(state["steps"]),
+        refused=int(state["refused"]),
     )
 
 
-def _run_python(
-    arrival: Any,
-    inputs: Any,
-    outputs: Any,
-    prefilled: Any,
-    clients: Any,
-    think: Any,
-    places: Any,
-    budget: Any,
-    blocks: Any,
-    size: Any,
-    caching: Any,
-    prefix: Any,
-    prefill_first: Any,
-    padded: Any,
-    reserve: Any,
-    watermark: Any,
-    tokens_table: Any,
-    sequences_table: Any,
-    decode_table: Any,
-    skew: Any,
-    mixed_table: Any,
-    mixed_skew: Any,
-    prefill_table: Any,
-    host: Any,
-    each: Any,
-    overlapped: Any,
-) -> Any:
-    n = arrival.shape[0]
-    arrival = arrival.copy()
-    due = clients if clients > 0 else n  # requests whose arrival is set; in a closed loop each answer sets one more
-    scheduled, first, finished = np.full(n, np.nan), np.full(n, np.nan), np.full(n, np.nan)
-    preemptions = np.zeros(n, dtype=np.int64)
-    computed, produced, held = np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros(n, np.int64)
-    chunk, shared = np.zeros(n, np.int64), np.zeros(n, np.int64)
-    running, queue = np.zeros(places, np.int64), np.zeros(n, np.int64)
-    residues = np.zeros(size, np.int64)
-    head, tail, active, done, refused, steps = 0, 0, 0, 0, 0, 0
-    free = blocks
-    listed = new_list(n, blocks)
+def _run_python(arrival: Any, inputs: Any, outputs: Any, clients: Any, settings: Any, costs: Any) -> Any:
+    replica = new_replica(arrival, inputs, outputs, clients, settings)
+    state, sequences = replica.state[0], replica.sequences
     now = arrival[0]
-    prefix_known = False
-    while done < n:
-        while tail < due and arrival[tail] <= now:
-            queue[tail] = tail
-            tail += 1
-        while head < tail:  # what can never fit is refused, not waited for
-            r = queue[head]
-            if (inputs[r] + outputs[r] + size - 1) // size <= blocks - watermark:
-                break
-            head += 1
-            refused += 1
-            done += 1
-            due = answered(arrival, due, now + think)
-        if active == 0 and head == tail:
-            if done >= n:
-                break
-            now = max(now, arrival[tail])
+    while state.done < sequences.shape[0]:
+        if state.head < state.tail or (state.tail < state.due and sequences[state.tail].arrival <= now):
+            receive(replica, settings, now)
+        if state.active == 0 and state.head == state.tail:
+            if state.done < sequences.shape[0]:
+                now = max(now, sequences[state.tail].arrival)
             continue
-
-        # schedule one step
-        left = budget
-        thrown_out = False
-        prompts_only = False
-        for j in range(active):
-            chunk[running[j]] = 0
-        before = active
-        if prefill_first and head < tail:
-            # whole prompts of waiting sequences, if any fits
-            longest = 0
-            while head < tail and active < places:
-                r = queue[head]
-                want = inputs[r] + produced[r]
-                longest = max(longest, want)
-                counted = (active - before + 1) * longest if padded else budget - left + want
-                if counted > budget and active > before:
-                    break
-                need = (want + size - 1) // size
-                if need > free - watermark:
-                    break
-                head += 1
-                computed[r], chunk[r], held[r] = 0, want, need
-                free -= need
-                take(listed, need)
-                left -= want
-                running[active] = r
-                active += 1
-                if np.isnan(scheduled[r]):
-                    scheduled[r] = now
-                if left <= 0:
-                    break
-            prompts_only = active > before
-        if not prompts_only:
-            j = 0
-            while j < active:
-                r = running[j]
-                new = min(inputs[r] + produced[r] - computed[r], left)
-                if new <= 0:
-                    j += 1
-                    continue
-                need = (computed[r] + new + size - 1) // size - shared[r] - held[r]
-                gone = False
-                while need > free:
-                    victim = running[active - 1]
-                    active -= 1
-                    thrown_out = True
-                    free += held[victim]
-                    left += chunk[victim]
-                    full = min(computed[victim] // size - shared[victim], held[victim]) if caching else 0
-                    give(listed, NOBODY, held[victim] - full)
-                    give(listed, victim, full)
-                    held[victim], computed[victim], chunk[victim] = 0, 0, 0
-                    preemptions[victim] += 1
-                    head -= 1
-                    queue[head] = victim
-                    if victim == r:
-                        gone = True
-                        break
-                if gone:
-                    break
-                free -= need
-                take(listed, need)
-                held[r] += need
-                chunk[r] = new
-                left -= new
-                j += 1
-            if not prefill_first and not thrown_out:
-                while head < tail and active < places and left > 0:
-                    r = queue[head]
-                    if prefilled and produced[r] == 0:
-                        produced[r] = 1
-                        first[r] = arrival[r]
-                        computed[r] = inputs[r]
-                        if produced[r] >= outputs[r]:
-                            head += 1
-                            finished[r] = now
-                            scheduled[r] = now
-                            done += 1
-                            due = answered(arrival, due, now + think)
-                            continue
-                        start = inputs[r]
-                    else:
-                        start = 0
-                        if prefix_known and prefix > 0:
-                            start = min(prefix, (inputs[r] - 1) // size * size)
-                    # blocks of the shared prefix belong to the cache, not to the sequence
-                    common = 0 if prefilled else start // size
-                    whole = inputs[r] + produced[r]
-                    again = 0
-                    if caching and preemptions[r] > 0 and shared[r] <= common:
-                        known = min(shared[r] + remembered(listed, r), (whole - 1) // size)
-                        again = max(known - common, 0)
-                        start = max(start, known * size)
-                    new = min(whole - start, left)
-                    target = whole if reserve else start + new
-                    if (target + size - 1) // size - common > free - watermark:
-                        break
-                    head += 1
-                    computed[r], chunk[r], shared[r] = start, new, common
-                    held[r] = (start + new + size - 1) // size - common
-                    free -= held[r]
-                    reclaim(listed, r, again)
-                    take(listed, held[r] - again)
-                    left -= new
-                    running[active] = r
-                    active += 1
-                    if np.isnan(scheduled[r]):
-                        scheduled[r] = now
-
-        # time it
-        decoding, context, longest, total, attention, sampling = 0, 0.0, 0, 0, 0.0, 0
-        for j in range(active):
-            r = running[j]
-            new = chunk[r]
-            if new == 0:
-                continue
-            total += new
-            if new == 1 and computed[r] > 0:
-                decoding += 1
-                context += computed[r] + 1
-                longest = max(longest, computed[r] + 1)
-            else:
-                attention += plane(prefill_table[0], prefill_table[1], prefill_table[2], float(new), float(computed[r]))
-            if computed[r] + new >= inputs[r] + produced[r]:
-                sampling += 1
-        if total == 0 and active == 0 and prefix_known:
-            prefix_known = False  # nobody shares it now: its blocks are given up
-            free = blocks
-            listed = new_list(n, blocks)
-            continue
+        plan_step(replica, settings, now)
+        total, gpu = step_cost(replica, costs)
         if total == 0:
-            if tail < due:
-                now = max(now, arrival[tail])
-                continue
-            break
-        gpu = line(tokens_table[0], tokens_table[1], float(total)) + attention
-        gpu += line(sequences_table[0], sequences_table[1], float(max(sampling, 1)))
-        if decoding > 0:
-            table, share = (mixed_table, mixed_skew) if attention > 0.0 else (decode_table, skew)
-            gpu += decode_attention(table, share, float(decoding), context / decoding, float(longest))
-        now += with_host(gpu, float(active), host, each, overlapped)
-        steps += 1
-
-        # close it
-        kept = 0
-        for j in range(active):
-            r = running[j]
-            computed[r] += chunk[r]
-            over = False
-            if chunk[r] > 0 and computed[r] >= inputs[r] + produced[r]:
-                produced[r] += 1
-                if produced[r] == 1:
-                    first[r] = now
-                    if prefix > 0 and not prefix_known and inputs[r] > prefix:
-                        prefix_known = True  # the cache keeps the first prompt's leading blocks from now on
-                        shared[r] = prefix // size
-                        held[r] -= shared[r]
-                if produced[r] >= outputs[r]:
-                    finished[r] = now
-                    free += held[r]
-                    give(listed, NOBODY, held[r])
-                    done += 1
-                    due = answered(arrival, due, now + think)
-                    over = True
-            if not over:
-                running[kept] = r
-                kept += 1
-        active = kept
-
-        # decode as long as nothing else can happen
-        if active == 0 or (tail < n and arrival[tail] <= now):
-            continue
-        uniform = True
-        remaining, total_context, longest = 2**60, 0, 0
-        for j in range(active):
-            r = running[j]
-            if produced[r] == 0 or inputs[r] + produced[r] - computed[r] != 1:
-                uniform = False
-                break
-            remaining = min(remaining, outputs[r] - produced[r])
-            total_context += computed[r] + 1
-            longest = max(longest, computed[r] + 1)
-        if not uniform or active > budget:
-            continue
-        if head < tail and active < places:
-            r = queue[head]
-            want = inputs[r] + produced[r] if (reserve or prefill_first) else min(inputs[r], budget - active)
-            if prefix_known:
-                want -= prefix
-            if (want + size - 1) // size <= free - watermark:
-                continue  # the next step admits it
-        residues[:] = 0
-        for j in range(active):
-            residues[computed[running[j]] % size] += 1
-        taken = 0
-        mean_base = line(tokens_table[0], tokens_table[1], float(active))
-        mean_base += line(sequences_table[0], sequences_table[1], float(active))
-        while remaining > 0:
-            need = residues[(-taken) % size]
-            if need > free:
-                break
-            free -= need
-            take(listed, need)
-            mean_context = total_context / active
-            gpu = mean_base + decode_attention(decode_table, skew, float(active), mean_context, float(longest + taken))
-            now += with_host(gpu, float(active), host, each, overlapped)
-            steps += 1
-            taken += 1
-            remaining -= 1
-            total_context += active
-            if tail < due and arrival[tail] <= now and head == tail and active < places:
-                break
-        kept = 0
-        for j in range(active):
-            r = running[j]
-            computed[r] += taken
-            produced[r] += taken
-            held[r] = (computed[r] + size - 1) // size - shared[r]
-            if produced[r] >= outputs[r]:
-                finished[r] = now
-                free += held[r]
-                give(listed, NOBODY, held[r])
-                done += 1
-                due = answered(arrival, due, now + think)
+            if state.active == 0 and state.prefix_known:
+                forget_prefix(replica, settings)
+            elif state.tail < state.due:
+                now = max(now, sequences[state.tail].arrival)
             else:
-                running[kept] = r
-                kept += 1
-        active = kept
-    return arrival, scheduled, first, finished, preemptions, steps, refused
+                break
+            continue
+        now += with_host(gpu, float(state.active), costs.host, costs.each, costs.overlapped)
+        close_step(replica, settings, now)
+        now = decode_on(replica, settings, costs, now)
+    return replica
 
 
 _run = compiled(_run_python)

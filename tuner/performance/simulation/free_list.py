@@ -37,8 +37,16 @@ def _append_python(owners: Any, counts: Any, ends: Any, sequence: Any, blocks: A
         ends[1] += 1
 
 
+def _empty_list_python(free: Any, blocks: Any) -> None:
+    """All `blocks` are free again and hold nothing."""
+    owners, counts, ends = free
+    ends[:] = 0
+    _append(owners, counts, ends, NOBODY, blocks)
+
+
 _append = compiled(_append_python)
 new_list = compiled(_new_list_python)
+empty_list = compiled(_empty_list_python)
 
 
 def _give_python(free: Any, sequence: Any, blocks: Any) -> None:

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tuner.parameter import Scale
+from tuner.surrogates.hierarchical_kernel import GridEncoding, KernelTables, covariance
+from tuner.surrogates.listed_covariance import listed_covariance
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 5), st.sampled_from(list(Scale))), min_size=1, max_size=4),
+    st.integers(1, 9),
+    st.integers(0, 2**20),
+)
+def test_the_compiled_covariance_is_that_with_gradients(
+    parameters: list[tuple[int, Scale]], count: int, seed: int
+) -> None:
+    generator = np.random.default_rng(seed)
+    rows = [tuple(int(generator.integers(1, values + 1)) for values, _ in parameters) for _ in range(count + 3)]
+    encoding = GridEncoding.of([scale for _, scale in parameters], rows, [{}] * len(parameters))
+    tables, codes = KernelTables.of(encoding), encoding.codes(rows)
+    theta = generator.normal(size=tables.theta_size)
+    embedding = generator.normal(size=(2, sum(basis.shape[1] for basis in encoding.bases)))
+    for left, right in ((codes[:count], codes[count:]), (codes, codes)):
+        arguments = (torch.from_numpy(array) for array in (theta, embedding))
+        expected = covariance(*arguments, tables, torch.from_numpy(left), torch.from_numpy(right)).numpy()
+        assert listed_covariance(theta, embedding, encoding, left, right) == pytest.approx(expected)
