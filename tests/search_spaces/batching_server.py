@@ -31,6 +31,7 @@ def main() -> None:
     work_s = float(settings["work_ms"]) / 1e3
 
     class Handler(BaseHTTPRequestHandler):
+        wbufsize = 1 << 16  # head and body leave together, or the second waits for the first to be acknowledged
         protocol_version = "HTTP/1.1" if args.keep_alive else "HTTP/1.0"
 
         def do_GET(self) -> None:
@@ -48,6 +49,7 @@ def main() -> None:
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
             self.wfile.write(data)
+            self.wfile.flush()
 
         def log_message(self, format: str, *args: object) -> None:
             pass

@@ -24,8 +24,8 @@ from tuner.study.definition import Study
 from tuner.study.record import TrialRecord
 from tuner.trial import Reason
 
-LIMIT: Final = 100_000
-"""Configurations that are looked at; in a larger space nothing is learned."""
+LIMIT: Final = 50_000
+"""Configurations that are looked at, in two seconds or so; in a larger space nothing is learned."""
 _PROBES: Final = 64
 """Configurations at which it is seen which parameters the server's batches and copies depend on."""
 

@@ -19,8 +19,8 @@ trial attribute
 ``predicted``      what was predicted of the configuration, uncalibrated
 =================  ==========================================================================
 
-A measured trial is COMPLETE with its objective values and constraints. An infeasible one is FAIL with
-its outcome: Optuna demands values of a complete trial, and none is ever invented.
+A measured trial is COMPLETE with its objective values and constraints, or the bounds on them where its load was ended
+early. An infeasible one is FAIL with its outcome: Optuna demands values of a complete trial, and none is ever invented.
 """
 
 from __future__ import annotations
