@@ -14,7 +14,7 @@ step costs O(n S t) after t trials.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve, solve_triangular
@@ -26,6 +26,8 @@ from tuner.surrogates.hierarchical_kernel import FloatArray
 
 _JITTER = 1e-4
 """Added to every variance of an observation: a hundredth of the metric's spread, below any real difference."""
+_CHANCE = 0.25
+"""Least variance of a sign, 1 or -1: what failed once by chance may run, and what is alike with it."""
 
 
 @dataclass(slots=True)
@@ -63,12 +65,18 @@ class HypothesisMixture:
             signs: metrics of which only the sign is a fact, observed as 1 or -1: a hypothesis is judged by the
                 probability that it gave to the sign. By the density, one that is sure of the value beats every other.
         """
-        self._priors = {metric: tuple(gaussians) for metric, gaussians in priors.items()}
+        self._signs = frozenset(signs)
+        self._priors = {
+            metric: tuple(
+                replace(gaussian, noise=max(gaussian.noise, _CHANCE)) if metric in self._signs else gaussian
+                for gaussian in gaussians
+            )
+            for metric, gaussians in priors.items()
+        }
         self._log_prior: FloatArray = np.log(weights / weights.sum())
         self._observed = {metric: _Observations() for metric in priors}
         self._draws = draws
         self._trust = trust
-        self._signs = frozenset(signs)
         self._normals = {
             metric: generator.standard_normal((len(gaussians[0].mean), draws))
             for metric, gaussians in self._priors.items()

@@ -89,8 +89,31 @@ def test_a_sign_is_judged_by_its_probability_not_by_how_narrow_the_belief_in_its
     for row in range(4):
         beliefs.observe("ran", row, 1.0)
     assert 0.5 <= beliefs.weights()[0] < 0.6
+
+
+def test_a_failure_speaks_against_the_hypothesis_that_was_surer_of_success() -> None:
+    likely, open_minded = (
+        Gaussian(mean=np.full(6, mean), covariance=0.1 * COVARIANCE, noise=0.01) for mean in (1.0, 0.0)
+    )
+    beliefs = HypothesisMixture(
+        {"ran": (likely, open_minded)},
+        np.array([0.5, 0.5]),
+        draws=100,
+        generator=np.random.default_rng(0),
+        signs=("ran",),
+    )
     beliefs.observe("ran", 5, -1.0)
-    assert beliefs.weights()[0] < 1e-6
+    assert beliefs.weights()[0] < 0.2
+
+
+def test_one_failure_among_successes_nearby_is_taken_for_chance() -> None:
+    steady = Gaussian(mean=np.ones(6), covariance=COVARIANCE, noise=1e-4)
+    beliefs = HypothesisMixture(
+        {"ran": (steady,)}, np.ones(1), draws=2000, generator=np.random.default_rng(0), signs=("ran",)
+    )
+    for row, sign in ((1, 1.0), (2, -1.0), (3, 1.0)):
+        beliefs.observe("ran", row, sign)
+    assert (beliefs.draws("ran", [(0, 2000)])[0] > 0).mean() > 0.7
 
 
 @given(st.lists(st.sampled_from([-1.0, 1.0]), min_size=1, max_size=6))
