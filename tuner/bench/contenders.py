@@ -27,6 +27,7 @@ RIVALS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "random": "random_rows:RandomRows",
         "portfolio": "portfolio:Portfolio",
+        "best_average": "portfolio:BestAverage",
         "cherrypick": "cherrypick:CherryPick",
         "morphling": "morphling:Morphling",
         "falcon": "falcon:Falcon",

@@ -1,8 +1,9 @@
 """Transfer only: the configurations that served the earlier tasks best, in a fixed order.
 
-The greedy portfolio of algorithm configuration (Xu, Hoos & Leyton-Brown 2010, Hydra; Feurer et al. 2022,
+`Portfolio` is the greedy portfolio of algorithm configuration (Xu, Hoos & Leyton-Brown 2010, Hydra; Feurer et al. 2022,
 Auto-Sklearn 2.0): each next configuration lowers the mean, over earlier tasks, of the regret of the best one so
-far the most. There is no model, and the target's own answers are not looked at.
+far the most. `BestAverage` goes by each configuration's own mean regret. There is no model, and the target's own answers
+are not looked at.
 """
 
 from __future__ import annotations
@@ -16,15 +17,11 @@ _WORST = 1.0
 """Regret of a configuration that did not hold in an earlier task."""
 
 
-class Portfolio:
-    """The greedy portfolio, then the rest at random."""
+class _FixedOrder:
+    """Asks rows in an order that is settled before the first answer."""
 
-    def __init__(self, problem: ListedProblem, seed: int = 0) -> None:
-        generator = np.random.default_rng(seed)
-        regrets = np.array([_regrets(problem, task) for task in problem.earlier]).reshape(-1, len(problem.rows))
-        regrets = regrets[(np.nan_to_num(regrets, nan=_WORST) < _WORST).any(axis=1)]
-        regrets = _completed(regrets)
-        self._order = _greedy_order(regrets, generator, len(problem.rows))
+    def __init__(self, order: list[int]) -> None:
+        self._order = order
         self._next = 0
 
     def ask(self) -> int:
@@ -35,6 +32,28 @@ class Portfolio:
 
     def tell(self, row: int, answer: Answer) -> None:
         """Nothing is learned."""
+
+
+class Portfolio(_FixedOrder):
+    """The greedy portfolio, then the rest by mean regret."""
+
+    def __init__(self, problem: ListedProblem, seed: int = 0) -> None:
+        super().__init__(_greedy_order(_known_regrets(problem), np.random.default_rng(seed), len(problem.rows)))
+
+
+class BestAverage(_FixedOrder):
+    """By mean regret over the earlier tasks, ties at random."""
+
+    def __init__(self, problem: ListedProblem, seed: int = 0) -> None:
+        regrets = _known_regrets(problem)
+        shuffled: list[int] = np.random.default_rng(seed).permutation(len(problem.rows)).tolist()
+        super().__init__(_by_mean(regrets, shuffled) if len(regrets) else shuffled)
+
+
+def _known_regrets(problem: ListedProblem) -> FloatArray:
+    """Of every row of the problem in each earlier task that tells anything, shape (tasks, rows)."""
+    regrets = np.array([_regrets(problem, task) for task in problem.earlier]).reshape(-1, len(problem.rows))
+    return _completed(regrets[(np.nan_to_num(regrets, nan=_WORST) < _WORST).any(axis=1)])
 
 
 def _regrets(problem: ListedProblem, task: EarlierTask) -> FloatArray:
@@ -68,9 +87,13 @@ def _greedy_order(regrets: FloatArray, generator: np.random.Generator, rows: int
         scores = np.minimum(regrets[:, left], reached[:, None]).mean(axis=0)
         if scores.min() >= reached.mean() - 1e-12:
             # Nothing improves the portfolio: go on by mean regret alone.
-            left.sort(key=lambda row: float(regrets[:, row].mean()))
+            left = _by_mean(regrets, left)
             break
         row = left.pop(int(np.argmin(scores)))
         reached = np.minimum(reached, regrets[:, row])
         order.append(row)
     return order + left
+
+
+def _by_mean(regrets: FloatArray, rows: list[int]) -> list[int]:
+    return sorted(rows, key=lambda row: float(regrets[:, row].mean()))

@@ -14,7 +14,7 @@ from tuner.strategies.listed_problem import Answer, Bound, EarlierTask, ListedPa
 from tuner.strategies.meta_prior import HyperparameterCache
 from tuner.strategies.rivals.cherrypick import CherryPick, expected_improvement
 from tuner.strategies.rivals.optuna_sampler import OptunaTpe
-from tuner.strategies.rivals.portfolio import Portfolio
+from tuner.strategies.rivals.portfolio import BestAverage, Portfolio
 
 PARAMETERS = (
     ListedParameter("kind", Scale.CATEGORICAL),
@@ -134,6 +134,30 @@ def test_the_portfolio_begins_with_what_serves_the_earlier_tasks_best() -> None:
         gains = task.gains(given.direction, given.bounds)
         shares += np.maximum(gains / gains.max(), 0.0)
     assert Portfolio(given, 0).ask() == int(np.argmax(shares))
+
+
+def test_best_average_asks_in_the_order_of_mean_regret() -> None:
+    """Of three tasks two are served best by row 0 or 1; row 2 is second everywhere, and best on average."""
+    shares = [(1.0, 0.2, 0.9), (0.2, 1.0, 0.9), (0.2, 0.2, 1.0)]
+    earlier = tuple(
+        EarlierTask(
+            name=(str(at),),
+            rows=((1,), (2,), (3,)),
+            ran=np.ones(3, bool),
+            objective=np.array(values),
+            constraints=np.empty((3, 0)),
+        )
+        for at, values in enumerate(shares)
+    )
+    given = ListedProblem(
+        parameters=(ListedParameter("x", Scale.LINEAR),),
+        rows=((1,), (2,), (3,)),
+        direction=Direction.MAXIMIZE,
+        earlier=earlier,
+    )
+    strategy = BestAverage(given, 0)
+    assert strategy.ask() == 2
+    assert {strategy.ask(), strategy.ask()} == {0, 1}
 
 
 def test_cherrypick_starts_with_three_points_and_stops_by_its_rule() -> None:
