@@ -29,7 +29,7 @@ ModelSource = Callable[[str, NumberFormat | None], ModelGraph]
 
 _POLLED_SELDOM: Final = 16.0
 _POLLED_OFTEN: Final = 1.0 / 3.0
-"""From so many clients on SGLang looks for requests every 30 steps, with fewer every 10 (InferenceMAX, dsr1 on b200)."""
+"""From so many clients on SGLang looks for requests every 30 steps, with fewer every 10 (InferenceMAX on b200)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

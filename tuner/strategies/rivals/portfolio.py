@@ -1,9 +1,9 @@
 """Transfer only: the configurations that served the earlier tasks best, in a fixed order.
 
-`Portfolio` is the greedy portfolio of algorithm configuration (Xu, Hoos & Leyton-Brown 2010, Hydra; Feurer et al. 2022,
-Auto-Sklearn 2.0): each next configuration lowers the mean, over earlier tasks, of the regret of the best one so
-far the most. `BestAverage` goes by each configuration's own mean regret. There is no model, and the target's own answers
-are not looked at.
+`Portfolio` is the greedy portfolio of algorithm configuration (Xu, Hoos & Leyton-Brown 2010, Hydra; Feurer et al.
+2022, Auto-Sklearn 2.0): each next configuration lowers the mean, over earlier tasks, of the regret of the best one
+so far the most. `BestAverage` goes by each configuration's own mean regret. There is no model, and the target's own
+answers are not looked at.
 """
 
 from __future__ import annotations
