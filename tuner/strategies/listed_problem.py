@@ -23,10 +23,15 @@ BoolArray = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class ListedParameter:
-    """A column of the list: its name, and how distances between its values are measured."""
+    """A column of the list: its name, and how distances between its values are measured.
+
+    Attributes:
+        values: that it may have in a list which is a part of a space; they span the scale.
+    """
 
     name: str
     scale: Scale
+    values: tuple[Value, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -74,7 +74,7 @@ class MetaSearch:
             self._prior.weights,
             draws=self._settings.draws,
             trust=self._settings.trust,
-            generator=self._generator,
+            seed=seed,
             signs=(RAN,),
         )
         self._tie_break: FloatArray = 1e-9 * self._generator.random(len(problem.rows))
