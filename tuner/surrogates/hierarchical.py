@@ -14,7 +14,9 @@ K - K W K, in which nothing is inverted that may be singular.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -22,8 +24,8 @@ from scipy.linalg import cho_factor, cho_solve, cholesky, solve_triangular
 
 from tuner.surrogates.hierarchical_fit import Hyperparameters, TaskData
 from tuner.surrogates.hierarchical_kernel import FloatArray, GridEncoding, IntArray
-from tuner.surrogates.listed_covariance import listed_covariance
-from tuner.surrogates.listed_gaussian import Gaussian, Surface
+from tuner.surrogates.listed_covariance import ListedCovariance
+from tuner.surrogates.listed_gaussian import Gaussian, Lessened, LessenedSurface, Surface
 
 _JITTER = 1e-4
 """Least variance of a measurement: a hundredth of the metric's spread."""
@@ -102,8 +104,8 @@ class HierarchicalModel:
             tasks: earlier tasks; their indices are rows of the grid.
             hyperparameters: of this metric.
         """
-        self._encoding = encoding
-        self._hyperparameters = hyperparameters
+        self._shared = ListedCovariance(hyperparameters.shared, hyperparameters.embedding, encoding)
+        self._own = ListedCovariance(hyperparameters.own, hyperparameters.embedding, encoding)
         self.codes = codes
         self._tasks = tuple(tasks)
         self._level = float(np.exp(2.0 * hyperparameters.level))
@@ -112,9 +114,12 @@ class HierarchicalModel:
         size = len(codes)
         shared, own = self.shared_covariance(codes, codes), self.own_covariance(codes, codes)
         precision, projected = np.zeros((size, size)), np.zeros(size)
+        remainders: list[FloatArray] = []
         self._inverses: list[FloatArray] = []
         for task in self._tasks:
-            inverse = self._remainder_inverse(task, own)
+            remainder = self._remainder(task, own)
+            inverse = cho_solve(cho_factor(remainder, lower=True), np.eye(len(task.index)))
+            remainders.append(remainder)
             self._inverses.append(inverse)
             precision[np.ix_(task.index, task.index)] += inverse
             projected[task.index] += inverse @ task.values
@@ -131,8 +136,12 @@ class HierarchicalModel:
             inner, inverse_root * (vectors.T @ projected), lower=True
         )
         self._grid_explained: FloatArray = shared @ self.whitener.T
-        self._grid_shared: FloatArray = shared - self._grid_explained @ self._grid_explained.T
+        grid_shared = shared - self._grid_explained @ self._grid_explained.T
         self._grid_mean: FloatArray = shared @ self.weights
+        self._spreads = [
+            remainder + grid_shared[np.ix_(task.index, task.index)]
+            for task, remainder in zip(self._tasks, remainders, strict=True)
+        ]
 
     def own(self, codes: IntArray, *, spread: float = 1.0) -> Gaussian:
         """The prior of a new task with a deviation of its own, on configurations of shape (n, p).
@@ -159,26 +168,27 @@ class HierarchicalModel:
             deviation: standard deviation of what is left to the new task alone, as a share of a
                 task's own deviation.
         """
+        base = self.own(codes, spread=math.sqrt(1.0 + deviation**2))
         return [
-            self._gaussian(codes, functools.partial(self._followed, task, inverse, deviation))
-            for task, inverse in zip(self._tasks, self._inverses, strict=True)
+            replace(base, surface=LessenedSurface(base.surface, functools.partial(self._followed, codes, at)))
+            for at in range(len(self._tasks))
         ]
 
-    def _followed(
-        self, task: TaskData, inverse: FloatArray, deviation: float, at: _Configurations
-    ) -> tuple[FloatArray, FloatArray]:
-        """Mean and covariance of mu, the task's deviation and a smaller one.
+    def _followed(self, codes: IntArray, task: int, rows: IntArray) -> Lessened:
+        """The earlier task's deviation is a deviation less what it is known not to be.
 
-        With the gain G = C R^-1 from the task's remainders to its deviation and S the posterior covariance of mu,
-        the covariance loses S_xt G^T + G S_tx - G S_tt G^T + G C^T.
+        That is, G (v - (y - mean of mu)) with what mu, deviation and errors v may have been at its rows, and G the
+        gain from v less mu to the deviation.
         """
-        cross = at.own_to_grid[:, task.index]
-        gain = cross @ inverse
-        mean = at.mean + gain @ (task.values - self._grid_mean[task.index])
-        there = self._grid_shared[np.ix_(task.index, task.index)]
-        to_task = at.to_grid[:, task.index] - at.explained @ self._grid_explained[task.index].T
-        half = (to_task + 0.5 * (cross - gain @ there)) @ gain.T
-        return mean, at.shared + (1.0 + deviation**2) * at.own - half - half.T
+        at, index = self._at(codes[rows]), self._tasks[task].index
+        deviation = at.own_to_grid[:, index]
+        gain = deviation @ self._inverses[task]
+        return Lessened(
+            mean=at.mean + gain @ (self._tasks[task].values - self._grid_mean[index]),
+            gain=gain,
+            cross=deviation + at.to_grid[:, index] - at.explained @ self._grid_explained[index].T,
+            spread=self._spreads[task],
+        )
 
     def _gaussian(
         self, codes: IntArray, moments: Callable[[_Configurations], tuple[FloatArray, FloatArray]]
@@ -199,16 +209,12 @@ class HierarchicalModel:
 
     def shared_covariance(self, left: IntArray, right: IntArray) -> FloatArray:
         """Prior covariance of mu between configurations, shapes (n, p) and (k, p) -> (n, k)."""
-        return self._covariance(self._hyperparameters.shared, left, right)
+        return self._shared.between(left, right)
 
     def own_covariance(self, left: IntArray, right: IntArray) -> FloatArray:
         """Prior covariance of a deviation between configurations, shapes (n, p) and (k, p) -> (n, k)."""
-        return self._covariance(self._hyperparameters.own, left, right)
+        return self._own.between(left, right)
 
-    def _covariance(self, theta: FloatArray, left: IntArray, right: IntArray) -> FloatArray:
-        return listed_covariance(theta, self._hyperparameters.embedding, self._encoding, left, right)
-
-    def _remainder_inverse(self, task: TaskData, own: FloatArray) -> FloatArray:
+    def _remainder(self, task: TaskData, own: FloatArray) -> FloatArray:
         remainder = own[np.ix_(task.index, task.index)] + self._level
-        remainder = remainder + np.diag(self._noise / task.repeats + _JITTER)
-        return np.asarray(cho_solve(cho_factor(remainder, lower=True), np.eye(len(task.index))))
+        return remainder + np.diag(self._noise / task.repeats + _JITTER)

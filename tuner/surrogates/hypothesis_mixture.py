@@ -21,17 +21,17 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from scipy.linalg import cho_solve, solve_triangular
-from scipy.linalg.blas import sgemm, strmm
+from scipy.linalg.blas import sgemm
 from scipy.special import log_ndtr
 
 from tuner.surrogates.censoring import PseudoObservations, pseudo_observations
 from tuner.surrogates.hierarchical_kernel import FloatArray
-from tuner.surrogates.listed_gaussian import Gaussian, SmallFloatArray, Surface, cholesky_root
+from tuner.surrogates.listed_gaussian import Gaussian, LessenedSurface, SmallFloatArray, Surface, cholesky_root
 
 _JITTER = 1e-4
 """Added to every variance of an observation: a hundredth of the metric's spread, below any real difference."""
-_ERRORS = 64
-"""Observations whose errors are drawn at once."""
+_BLOCK = 64
+"""Rows of normal numbers that are drawn at once."""
 
 
 @dataclass(slots=True)
@@ -119,31 +119,36 @@ class HypothesisMixture:
         found = np.empty((size, sum(count for _, count in counts)), dtype=np.float32, order="F")
         start = 0
         for hypothesis, count in counts:
-            found[:, start : start + count] = self._posterior_draws(metric, self._priors[metric][hypothesis], count)
+            self._draw(metric, self._priors[metric][hypothesis], found[:, start : start + count])
             start += count
         return found
 
-    def _posterior_draws(self, metric: str, gaussian: Gaussian, count: int) -> SmallFloatArray:
-        surface, observed = gaussian.surface, self._observed[metric]
-        varying = self._from_surface(metric, surface, count)
-        levels = math.sqrt(gaussian.level) * self._normals(self._streams[metric], 0, surface.count + 1)[-1, :count]
-        mean, covariance = surface.everywhere
-        mean = mean + gaussian.shift
+    def _draw(self, metric: str, gaussian: Gaussian, into: SmallFloatArray) -> None:
+        """Fills an array, shape (n, S_h), in Fortran's order, with draws of a hypothesis."""
+        surface, observed, count = gaussian.surface, self._observed[metric], into.shape[1]
+        into[:] = self._from_surface(metric, surface, count)
+        levels = math.sqrt(gaussian.level) * self._normals(self._streams[metric], 1, 1)[0, :count]
+        mean = surface.mean + gaussian.shift
         rows = np.array(observed.rows, dtype=np.int64)
         gain = np.zeros((0, count))
         if observed.rows:
             found = self._gaussian_observations(gaussian, observed)
             block = gaussian.at(rows)[1] + np.diag(found.variances)
-            errors = np.sqrt(found.variances)[:, None] * self._errors(len(rows), count)
-            drawn = mean[rows, None] + gaussian.spread * varying[rows] + levels
-            gain = cho_solve((cholesky_root(block), True), found.values[:, None] - drawn - errors)
+            # The errors of earlier observations stay when a further one arrives.
+            errors = np.sqrt(found.variances)[:, None] * self._blocks(0, len(rows))[:, :count]
+            drawn = mean[rows, None] + gaussian.spread * into[rows] + levels
+            gain = cho_solve((cholesky_root(block), True), found.values[:, None] - drawn - errors, check_finite=False)
         # All in one product: what the observations say of the surface, its mean, and the level.
-        left = np.column_stack([gaussian.spread**2 * covariance[:, rows], mean, np.ones(surface.count)])
+        left = np.column_stack([gaussian.spread**2 * surface.columns(rows), mean, np.ones(surface.count)])
         right = np.concatenate([gain, np.ones((1, count)), [levels + gaussian.level * gain.sum(axis=0)]])
-        posterior: SmallFloatArray = sgemm(
-            1.0, np.asfortranarray(left, np.float32), np.asfortranarray(right, np.float32), gaussian.spread, varying
+        sgemm(
+            1.0,
+            np.asfortranarray(left, np.float32),
+            np.asfortranarray(right, np.float32),
+            gaussian.spread,
+            into,
+            overwrite_c=True,
         )
-        return posterior
 
     def _from_surface(self, metric: str, surface: Surface, count: int) -> SmallFloatArray:
         """The first draws of a surface without its mean; more are made as the weight of a hypothesis grows."""
@@ -151,15 +156,20 @@ class HypothesisMixture:
         drawn = self._prior_draws.get(key, np.empty((surface.count, 0), dtype=np.float32, order="F"))
         if drawn.shape[1] < count:
             # One normal number per configuration and draw, whatever the hypothesis.
-            normals = self._normals(self._streams[metric], 0, surface.count + 1)[:-1, drawn.shape[1] : count]
-            drawn = np.concatenate([drawn, strmm(1.0, surface.root, normals, lower=True)], axis=1)
+            missing, stream = slice(drawn.shape[1], count), self._streams[metric]
+            normals = self._normals(stream, 0, surface.count)[:, missing]
+            if isinstance(surface, LessenedSurface):
+                base = self._from_surface(metric, surface.base, count)[:, missing]
+                further = surface.draws_from(base, normals, self._blocks(stream, surface.rank)[:, missing])
+            else:
+                further = surface.draws(normals)
+            drawn = np.concatenate([drawn, further], axis=1) if drawn.shape[1] else further
             self._prior_draws[key] = drawn
         return drawn[:, :count]
 
-    def _errors(self, rows: int, count: int) -> SmallFloatArray:
-        """One stream: the errors of earlier observations stay when a further one arrives."""
-        blocks = [self._normals(0, block, _ERRORS)[:, :count] for block in range(-(-rows // _ERRORS))]
-        return np.concatenate(blocks)[:rows]
+    def _blocks(self, stream: int, rows: int) -> SmallFloatArray:
+        """The first rows of a stream of normal numbers that has as many as one asks for, shape (rows, draws)."""
+        return np.concatenate([self._normals(stream, at, _BLOCK) for at in range(2, 3 + rows // _BLOCK)])[:rows]
 
     def _normals(self, stream: int, part: int, rows: int) -> SmallFloatArray:
         return _standard_normals((self._seed, stream, part), rows, self._draws)
@@ -201,7 +211,7 @@ class HypothesisMixture:
         return float(log_ndtr(np.sign(values) * expected / deviations).sum())
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=32)
 def _standard_normals(key: tuple[int, ...], rows: int, columns: int) -> SmallFloatArray:
     """Standard normal numbers, shape (rows, columns), one column after the other; kept for the next question."""
     numbers = np.random.default_rng(key).standard_normal((columns, rows), dtype=np.float32)

@@ -12,7 +12,8 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import LinAlgError, cholesky
+from scipy.linalg import LinAlgError, cholesky, solve_triangular
+from scipy.linalg.blas import sgemm, strmm
 
 from tuner.surrogates.hierarchical_kernel import FloatArray, IntArray
 
@@ -46,15 +47,111 @@ class Surface:
             self._latest = (rows, self._moments(rows))
         return self._latest[1]
 
-    @cached_property
-    def everywhere(self) -> tuple[FloatArray, FloatArray]:
-        """Mean and covariance of all, shapes (n,) and (n, n)."""
-        return self._moments(np.arange(self.count))
+    @property
+    def mean(self) -> FloatArray:
+        """Mean of all configurations, shape (n,)."""
+        return self._everywhere[0]
+
+    def columns(self, rows: IntArray) -> FloatArray:
+        """Covariances of all configurations with some, shape (n, k)."""
+        return self._everywhere[1][:, rows]
+
+    def draws(self, normals: SmallFloatArray) -> SmallFloatArray:
+        """Draws less their mean, from standard normal numbers, shapes (n, S)."""
+        found: SmallFloatArray = strmm(1.0, self.root, normals, lower=True)
+        return found
 
     @cached_property
     def root(self) -> SmallFloatArray:
-        """Cholesky factor of the covariance, shape (n, n), lower, in Fortran's order."""
-        return np.asfortranarray(cholesky_root(self.everywhere[1]), dtype=np.float32)
+        """Lower Cholesky factor of the covariance, shape (n, n), in Fortran's order."""
+        return np.asfortranarray(cholesky_root(self._everywhere[1]), dtype=np.float32)
+
+    @cached_property
+    def _everywhere(self) -> tuple[FloatArray, FloatArray]:
+        return self._moments(np.arange(self.count))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lessened:
+    """f = mean + u - G v at n configurations, where u and v are jointly normal of mean 0 and v has k parts.
+
+    Attributes:
+        mean: shape (n,).
+        gain: G, shape (n, k).
+        cross: covariance of u and v, shape (n, k).
+        spread: covariance of v, shape (k, k).
+    """
+
+    mean: FloatArray
+    gain: FloatArray
+    cross: FloatArray
+    spread: FloatArray
+
+    @property
+    def half(self) -> FloatArray:
+        """H, with which the covariance of f is that of u less H G^T + G H^T, shape (n, k)."""
+        return self.cross - 0.5 * self.gain @ self.spread
+
+
+class LessenedSurface(Surface):
+    """A surface that is another one, the same for many, less something of low rank: it needs no factor of its own.
+
+    Args:
+        base: of u.
+        lessened: what f is at listed configurations, shape (k,).
+    """
+
+    def __init__(self, base: Surface, lessened: Callable[[IntArray], Lessened]) -> None:
+        super().__init__(base.count, self._moments_at)
+        self.base = base
+        self._lessened = lessened
+
+    @property
+    def mean(self) -> FloatArray:
+        """See `Surface.mean`."""
+        return self._all.mean
+
+    @property
+    def rank(self) -> int:
+        """Number of parts of v."""
+        return len(self._all.spread)
+
+    def columns(self, rows: IntArray) -> FloatArray:
+        """See `Surface.columns`."""
+        half, gain = self._all.half, self._all.gain
+        return self.base.columns(rows) - half @ gain[rows].T - gain @ half[rows].T
+
+    def draws_from(self, base: SmallFloatArray, normals: SmallFloatArray, further: SmallFloatArray) -> SmallFloatArray:
+        """Draws less their mean, shape (n, S).
+
+        With u = R z, v given u is Q^T z + L z' for Q = R^-1 cov(u, v) and L L^T = cov(v) - Q^T Q.
+
+        Args:
+            base: draws of u, shape (n, S).
+            normals: z, of which these were made, shape (n, S).
+            further: z', shape (rank, S).
+        """
+        gain, known, unknown = self._factors
+        parts = sgemm(1.0, unknown, further, 1.0, sgemm(1.0, known, normals, trans_a=True), overwrite_c=True)
+        found: SmallFloatArray = sgemm(-1.0, gain, parts, 1.0, base)
+        return found
+
+    @cached_property
+    def _factors(self) -> tuple[SmallFloatArray, SmallFloatArray, SmallFloatArray]:
+        """G, Q and L, in Fortran's order."""
+        cross = np.asfortranarray(self._all.cross, np.float32)
+        known = solve_triangular(self.base.root, cross, lower=True, check_finite=False)
+        unknown = cholesky_root(self._all.spread - known.T @ known)
+        return np.asfortranarray(self._all.gain, np.float32), known, np.asfortranarray(unknown, np.float32)
+
+    @cached_property
+    def _all(self) -> Lessened:
+        return self._lessened(np.arange(self.count))
+
+    def _moments_at(self, rows: IntArray) -> tuple[FloatArray, FloatArray]:
+        found = self._lessened(rows)
+        product = found.half @ found.gain.T
+        return found.mean, self.base.at(rows)[1] - product - product.T
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -83,11 +180,12 @@ class Gaussian:
 
 def cholesky_root(covariance: FloatArray) -> FloatArray:
     """Lower Cholesky factor of a covariance that rounding may have left slightly indefinite."""
-    added = 0.0
+    added, tried = 0.0, covariance
     while True:
         try:
-            return np.asarray(cholesky(covariance + added * np.eye(len(covariance)), lower=True, check_finite=False))
+            return np.asarray(cholesky(tried, lower=True, check_finite=False))
         except LinAlgError:
             added = max(10.0 * added, _LEAST_ADDED)
             if added > _MOST_ADDED:
                 raise
+            tried = covariance + added * np.eye(len(covariance))
