@@ -16,7 +16,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -25,7 +24,7 @@ from scipy.linalg import cho_factor, cho_solve, cholesky, solve_triangular
 from tuner.surrogates.hierarchical_fit import Hyperparameters, TaskData
 from tuner.surrogates.hierarchical_kernel import FloatArray, GridEncoding, IntArray
 from tuner.surrogates.listed_covariance import ListedCovariance
-from tuner.surrogates.listed_gaussian import Gaussian, Lessened, LessenedSurface, Surface
+from tuner.surrogates.listed_gaussian import Gaussian, Lessened, LessenedSurface, Surface, WholeSurface
 
 _JITTER = 1e-4
 """Least variance of a measurement: a hundredth of the metric's spread."""
@@ -150,15 +149,11 @@ class HierarchicalModel:
             codes: configurations.
             spread: standard deviation of that deviation, relative to the earlier tasks'.
         """
-
-        def moments(at: _Configurations) -> tuple[FloatArray, FloatArray]:
-            return at.mean, at.shared + spread**2 * at.own
-
-        return self._gaussian(codes, moments)
+        return self._gaussian(self._deviating(codes, spread))
 
     def alone(self, codes: IntArray) -> Gaussian:
         """The prior of a new task to which nothing but the covariances transfers."""
-        return self._gaussian(codes, lambda at: (np.zeros(len(at.codes)), at.smooth + at.own))
+        return self._gaussian(self._surface(codes, lambda at: (np.zeros(len(at.codes)), at.smooth + at.own)))
 
     def following(self, codes: IntArray, *, deviation: float) -> list[Gaussian]:
         """For each earlier task, the prior of a new task that deviates as that one does.
@@ -168,9 +163,9 @@ class HierarchicalModel:
             deviation: standard deviation of what is left to the new task alone, as a share of a
                 task's own deviation.
         """
-        base = self.own(codes, spread=math.sqrt(1.0 + deviation**2))
+        base = self._deviating(codes, math.sqrt(1.0 + deviation**2))
         return [
-            replace(base, surface=LessenedSurface(base.surface, functools.partial(self._followed, codes, at)))
+            self._gaussian(LessenedSurface(base, functools.partial(self._followed, codes, at)))
             for at in range(len(self._tasks))
         ]
 
@@ -190,10 +185,15 @@ class HierarchicalModel:
             spread=self._spreads[task],
         )
 
-    def _gaussian(
+    def _deviating(self, codes: IntArray, spread: float) -> WholeSurface:
+        return self._surface(codes, lambda at: (at.mean, at.shared + spread**2 * at.own))
+
+    def _surface(
         self, codes: IntArray, moments: Callable[[_Configurations], tuple[FloatArray, FloatArray]]
-    ) -> Gaussian:
-        surface = Surface(len(codes), lambda rows: moments(self._at(codes[rows])))
+    ) -> WholeSurface:
+        return WholeSurface(len(codes), lambda rows: moments(self._at(codes[rows])))
+
+    def _gaussian(self, surface: Surface) -> Gaussian:
         return Gaussian(surface=surface, noise=self._noise, level=self._target_level)
 
     @property

@@ -26,7 +26,14 @@ from scipy.special import log_ndtr
 
 from tuner.surrogates.censoring import PseudoObservations, pseudo_observations
 from tuner.surrogates.hierarchical_kernel import FloatArray
-from tuner.surrogates.listed_gaussian import Gaussian, LessenedSurface, SmallFloatArray, Surface, cholesky_root
+from tuner.surrogates.listed_gaussian import (
+    Gaussian,
+    LessenedSurface,
+    SmallFloatArray,
+    Surface,
+    WholeSurface,
+    cholesky_root,
+)
 
 _JITTER = 1e-4
 """Added to every variance of an observation: a hundredth of the metric's spread, below any real difference."""
@@ -162,6 +169,7 @@ class HypothesisMixture:
                 base = self._from_surface(metric, surface.base, count)[:, missing]
                 further = surface.draws_from(base, normals, self._blocks(stream, surface.rank)[:, missing])
             else:
+                assert isinstance(surface, WholeSurface)
                 further = surface.draws(normals)
             drawn = np.concatenate([drawn, further], axis=1) if drawn.shape[1] else further
             self._prior_draws[key] = drawn

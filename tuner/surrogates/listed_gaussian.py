@@ -6,6 +6,7 @@ is for those that are drawn from.
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,37 +24,68 @@ _LEAST_ADDED = 1e-6
 _MOST_ADDED = 1.0
 
 
-class Surface:
+class Surface(abc.ABC):
     """A distribution whose values have no level in common; hypotheses may share one.
 
     Args:
         count: of the configurations, n.
-        moments: of listed configurations, shape (k,): mean and covariance, shapes (k,) and (k, k).
+
+    Attributes:
+        count: the same.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._latest: tuple[IntArray, tuple[FloatArray, FloatArray]] | None = None
+
+    @abc.abstractmethod
+    def moments(self, rows: IntArray) -> tuple[FloatArray, FloatArray]:
+        """Mean and covariance of some configurations, shapes (k,) and (k, k)."""
+
+    @property
+    @abc.abstractmethod
+    def mean(self) -> FloatArray:
+        """Mean of all configurations, shape (n,)."""
+
+    @abc.abstractmethod
+    def columns(self, rows: IntArray) -> FloatArray:
+        """Covariances of all configurations with some, shape (n, k)."""
+
+    def at(self, rows: IntArray) -> tuple[FloatArray, FloatArray]:
+        """The moments, kept for the next hypothesis that asks."""
+        if self._latest is None or not np.array_equal(self._latest[0], rows):
+            self._latest = (rows, self.moments(rows))
+        return self._latest[1]
+
+
+class WholeSurface(Surface):
+    """A surface that is drawn by a factor of its covariance.
+
+    Args:
+        count: of the configurations, n.
+        moments: as `Surface.moments`.
     """
 
     def __init__(self, count: int, moments: Callable[[IntArray], tuple[FloatArray, FloatArray]]) -> None:
-        self.count = count
+        super().__init__(count)
         self._moments = moments
-        self._latest: tuple[IntArray, tuple[FloatArray, FloatArray]] | None = None
 
     @classmethod
-    def of(cls, mean: FloatArray, covariance: FloatArray) -> Surface:
+    def of(cls, mean: FloatArray, covariance: FloatArray) -> WholeSurface:
         """The distribution with that mean and covariance, shapes (n,) and (n, n)."""
         return cls(len(mean), lambda rows: (mean[rows], covariance[np.ix_(rows, rows)]))
 
-    def at(self, rows: IntArray) -> tuple[FloatArray, FloatArray]:
-        """Mean and covariance of some configurations, kept for the next hypothesis that asks."""
-        if self._latest is None or not np.array_equal(self._latest[0], rows):
-            self._latest = (rows, self._moments(rows))
-        return self._latest[1]
+    def moments(self, rows: IntArray) -> tuple[FloatArray, FloatArray]:
+        """See `Surface.moments`."""
+        return self._moments(rows)
 
     @property
     def mean(self) -> FloatArray:
-        """Mean of all configurations, shape (n,)."""
+        """See `Surface.mean`."""
         return self._everywhere[0]
 
     def columns(self, rows: IntArray) -> FloatArray:
-        """Covariances of all configurations with some, shape (n, k)."""
+        """See `Surface.columns`."""
         return self._everywhere[1][:, rows]
 
     def draws(self, normals: SmallFloatArray) -> SmallFloatArray:
@@ -101,8 +133,8 @@ class LessenedSurface(Surface):
         lessened: what f is at listed configurations, shape (k,).
     """
 
-    def __init__(self, base: Surface, lessened: Callable[[IntArray], Lessened]) -> None:
-        super().__init__(base.count, self._moments_at)
+    def __init__(self, base: WholeSurface, lessened: Callable[[IntArray], Lessened]) -> None:
+        super().__init__(base.count)
         self.base = base
         self._lessened = lessened
 
@@ -110,6 +142,12 @@ class LessenedSurface(Surface):
     def mean(self) -> FloatArray:
         """See `Surface.mean`."""
         return self._all.mean
+
+    def moments(self, rows: IntArray) -> tuple[FloatArray, FloatArray]:
+        """See `Surface.moments`."""
+        found = self._lessened(rows)
+        product = found.half @ found.gain.T
+        return found.mean, self.base.at(rows)[1] - product - product.T
 
     @property
     def rank(self) -> int:
@@ -147,11 +185,6 @@ class LessenedSurface(Surface):
     @cached_property
     def _all(self) -> Lessened:
         return self._lessened(np.arange(self.count))
-
-    def _moments_at(self, rows: IntArray) -> tuple[FloatArray, FloatArray]:
-        found = self._lessened(rows)
-        product = found.half @ found.gain.T
-        return found.mean, self.base.at(rows)[1] - product - product.T
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

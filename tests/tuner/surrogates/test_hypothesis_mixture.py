@@ -7,14 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tuner.surrogates.hypothesis_mixture import HypothesisMixture
-from tuner.surrogates.listed_gaussian import Gaussian, Surface
+from tuner.surrogates.listed_gaussian import Gaussian, WholeSurface
 
 PLACES = np.arange(6.0)
 COVARIANCE = np.exp(-0.5 * (PLACES[:, None] - PLACES[None, :]) ** 2)
 
 
 def mixture(draws: int = 4000, trust: float = 1.0) -> HypothesisMixture:
-    low, high = (Gaussian(surface=Surface.of(np.full(6, mean), COVARIANCE), noise=0.01) for mean in (0.0, 3.0))
+    low, high = (Gaussian(surface=WholeSurface.of(np.full(6, mean), COVARIANCE), noise=0.01) for mean in (0.0, 3.0))
     return HypothesisMixture(
         {"objective": (low, high)},
         np.array([0.5, 0.5]),
@@ -77,8 +77,8 @@ def test_hypothesis_that_expects_what_a_bound_says_gains_weight_up_to_its_probab
 
 
 def test_a_sign_is_judged_by_its_probability_not_by_how_narrow_the_belief_in_its_value_is() -> None:
-    sure = Gaussian(surface=Surface.of(np.ones(6), 1e-4 * COVARIANCE), noise=1e-4)
-    open_minded = Gaussian(surface=Surface.of(np.ones(6), 0.1 * COVARIANCE), noise=0.01)
+    sure = Gaussian(surface=WholeSurface.of(np.ones(6), 1e-4 * COVARIANCE), noise=1e-4)
+    open_minded = Gaussian(surface=WholeSurface.of(np.ones(6), 0.1 * COVARIANCE), noise=0.01)
     beliefs = HypothesisMixture(
         {"ran": (sure, open_minded)},
         np.array([0.5, 0.5]),
@@ -96,7 +96,7 @@ def test_a_sign_is_judged_by_its_probability_not_by_how_narrow_the_belief_in_its
 @given(st.lists(st.sampled_from([-1.0, 1.0]), min_size=1, max_size=6))
 @settings(max_examples=30, deadline=None)
 def test_signs_favour_the_hypothesis_whose_mean_lies_on_their_side(signs: list[float]) -> None:
-    near, far = (Gaussian(surface=Surface.of(np.full(6, mean), COVARIANCE), noise=0.01) for mean in (0.0, 0.5))
+    near, far = (Gaussian(surface=WholeSurface.of(np.full(6, mean), COVARIANCE), noise=0.01) for mean in (0.0, 0.5))
     beliefs = HypothesisMixture(
         {"ran": (near, far)},
         np.array([0.5, 0.5]),
