@@ -54,29 +54,29 @@ class _Configurations:
         return self._model.own_covariance(self.codes, self.codes)
 
     @cached_property
-    def to_grid(self) -> FloatArray:
-        """Prior covariance of mu, shape (n, m)."""
-        return self._model.shared_covariance(self.codes, self._model.codes)
+    def from_grid(self) -> FloatArray:
+        """Prior covariance of mu, shape (m, n)."""
+        return self._model.shared_covariance(self._model.codes, self.codes)
 
     @cached_property
-    def own_to_grid(self) -> FloatArray:
-        """Prior covariance of a deviation, shape (n, m)."""
-        return self._model.own_covariance(self.codes, self._model.codes)
+    def own_from_grid(self) -> FloatArray:
+        """Prior covariance of a deviation, shape (m, n)."""
+        return self._model.own_covariance(self._model.codes, self.codes)
 
     @cached_property
     def explained(self) -> FloatArray:
-        """Root of what the tasks explain of the covariance of mu, shape (n, m)."""
-        return np.asarray(self.to_grid @ self._model.whitener.T)
+        """Root of what the tasks explain of the covariance of mu, shape (m, n)."""
+        return np.asarray(self._model.whitener @ self.from_grid)
 
     @cached_property
     def mean(self) -> FloatArray:
         """Posterior mean of mu, shape (n,)."""
-        return np.asarray(self.to_grid @ self._model.weights)
+        return np.asarray(self._model.weights @ self.from_grid)
 
     @cached_property
     def shared(self) -> FloatArray:
         """Posterior covariance of mu, shape (n, n)."""
-        return self.smooth - self.explained @ self.explained.T
+        return self.smooth - self.explained.T @ self.explained
 
 
 class HierarchicalModel:
@@ -176,12 +176,12 @@ class HierarchicalModel:
         gain from v less mu to the deviation.
         """
         at, index = self._at(codes[rows]), self._tasks[task].index
-        deviation = at.own_to_grid[:, index]
+        deviation = at.own_from_grid[index].T
         gain = deviation @ self._inverses[task]
         return Lessened(
             mean=at.mean + gain @ (self._tasks[task].values - self._grid_mean[index]),
             gain=gain,
-            cross=deviation + at.to_grid[:, index] - at.explained @ self._grid_explained[index].T,
+            cross=deviation + (at.from_grid[index] - self._grid_explained[index] @ at.explained).T,
             spread=self._spreads[task],
         )
 

@@ -20,8 +20,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.linalg import cho_solve, solve_triangular
 from scipy.linalg.blas import sgemm
+from scipy.linalg.lapack import dpotrs, dtrtrs
 from scipy.special import log_ndtr
 
 from tuner.surrogates.censoring import PseudoObservations, pseudo_observations
@@ -37,6 +37,8 @@ from tuner.surrogates.listed_gaussian import (
 
 _JITTER = 1e-4
 """Added to every variance of an observation: a hundredth of the metric's spread, below any real difference."""
+_LEAST_SHARE = 0.005
+"""Of the weights: a hypothesis with less is not drawn, as its few draws would cost as much as many."""
 _BLOCK = 64
 """Rows of normal numbers that are drawn at once."""
 
@@ -110,7 +112,8 @@ class HypothesisMixture:
 
     def counts(self, weights: FloatArray) -> list[tuple[int, int]]:
         """Hypotheses that are worth drawing from, each with its number of draws, in proportion to the weights."""
-        exact = weights / weights.sum() * self._draws
+        worth = np.where(weights < _LEAST_SHARE * weights.sum(), 0.0, weights)
+        exact = worth / worth.sum() * self._draws
         counts = np.floor(exact).astype(int)
         counts[np.argsort(counts - exact, kind="stable")[: self._draws - int(counts.sum())]] += 1
         return [(hypothesis, int(count)) for hypothesis, count in enumerate(counts) if count]
@@ -144,18 +147,14 @@ class HypothesisMixture:
             # The errors of earlier observations stay when a further one arrives.
             errors = np.sqrt(found.variances)[:, None] * self._blocks(0, len(rows))[:, :count]
             drawn = mean[rows, None] + gaussian.spread * into[rows] + levels
-            gain = cho_solve((cholesky_root(block), True), found.values[:, None] - drawn - errors, check_finite=False)
+            gain, _ = dpotrs(cholesky_root(block), found.values[:, None] - drawn - errors, lower=True)
         # All in one product: what the observations say of the surface, its mean, and the level.
-        left = np.column_stack([gaussian.spread**2 * surface.columns(rows), mean, np.ones(surface.count)])
-        right = np.concatenate([gain, np.ones((1, count)), [levels + gaussian.level * gain.sum(axis=0)]])
-        sgemm(
-            1.0,
-            np.asfortranarray(left, np.float32),
-            np.asfortranarray(right, np.float32),
-            gaussian.spread,
-            into,
-            overwrite_c=True,
-        )
+        left = np.empty((surface.count, len(rows) + 2), dtype=np.float32, order="F")
+        left[:, :-2] = gaussian.spread**2 * surface.columns(rows)
+        left[:, -2], left[:, -1] = mean, 1.0
+        right = np.empty((len(rows) + 2, count), dtype=np.float32, order="F")
+        right[:-2], right[-2], right[-1] = gain, 1.0, levels + gaussian.level * gain.sum(axis=0)
+        sgemm(1.0, left, right, gaussian.spread, into, overwrite_c=True)
 
     def _from_surface(self, metric: str, surface: Surface, count: int) -> SmallFloatArray:
         """The first draws of a surface without its mean; more are made as the weight of a hypothesis grows."""
@@ -202,7 +201,7 @@ class HypothesisMixture:
             return bounds
         mean, covariance = gaussian.at(np.array(observed.rows))
         root = cholesky_root(covariance[np.ix_(exact, exact)] + np.diag(self._variance(gaussian, observed)[exact]))
-        whitened = solve_triangular(root, np.array(observed.values)[exact] - mean[exact], lower=True)
+        whitened, _ = dtrtrs(root, np.array(observed.values)[exact] - mean[exact], lower=True)
         return float(-0.5 * whitened @ whitened - np.log(np.diag(root)).sum() + bounds)
 
     def _log_sign_evidence(self, gaussian: Gaussian, observed: _Observations) -> float:
@@ -215,7 +214,7 @@ class HypothesisMixture:
         mean, covariance = gaussian.at(np.array(observed.rows))
         root = cholesky_root(covariance + np.diag(self._variance(gaussian, observed)))
         deviations = np.diag(root)
-        expected = values - deviations * solve_triangular(root, values - mean, lower=True)
+        expected = values - deviations * dtrtrs(root, values - mean, lower=True)[0]
         return float(log_ndtr(np.sign(values) * expected / deviations).sum())
 
 

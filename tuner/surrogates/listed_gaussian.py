@@ -13,8 +13,9 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import LinAlgError, cholesky, solve_triangular
+from scipy.linalg import LinAlgError
 from scipy.linalg.blas import sgemm, strmm
+from scipy.linalg.lapack import dpotrf, strtrs
 
 from tuner.surrogates.hierarchical_kernel import FloatArray, IntArray
 
@@ -86,7 +87,7 @@ class WholeSurface(Surface):
 
     def columns(self, rows: IntArray) -> FloatArray:
         """See `Surface.columns`."""
-        return self._everywhere[1][:, rows]
+        return self._everywhere[1][rows].T
 
     def draws(self, normals: SmallFloatArray) -> SmallFloatArray:
         """Draws less their mean, from standard normal numbers, shapes (n, S)."""
@@ -178,7 +179,7 @@ class LessenedSurface(Surface):
     def _factors(self) -> tuple[SmallFloatArray, SmallFloatArray, SmallFloatArray]:
         """G, Q and L, in Fortran's order."""
         cross = np.asfortranarray(self._all.cross, np.float32)
-        known = solve_triangular(self.base.root, cross, lower=True, check_finite=False)
+        known, _ = strtrs(self.base.root, cross, lower=True)
         unknown = cholesky_root(self._all.spread - known.T @ known)
         return np.asfortranarray(self._all.gain, np.float32), known, np.asfortranarray(unknown, np.float32)
 
@@ -215,10 +216,11 @@ def cholesky_root(covariance: FloatArray) -> FloatArray:
     """Lower Cholesky factor of a covariance that rounding may have left slightly indefinite."""
     added, tried = 0.0, covariance
     while True:
-        try:
-            return np.asarray(cholesky(tried, lower=True, check_finite=False))
-        except LinAlgError:
-            added = max(10.0 * added, _LEAST_ADDED)
-            if added > _MOST_ADDED:
-                raise
-            tried = covariance + added * np.eye(len(covariance))
+        # The transpose of a symmetric array is itself, in the order that LAPACK takes.
+        root, failed = dpotrf(tried.T, lower=True)
+        if not failed:
+            return np.asarray(root)
+        added = max(10.0 * added, _LEAST_ADDED)
+        if added > _MOST_ADDED or not np.isfinite(covariance).all():
+            raise LinAlgError("A covariance is far from positive semidefinite.")
+        tried = covariance + added * np.eye(len(covariance))
