@@ -20,13 +20,20 @@ from tuner.parameter import Scale, Value
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
+_ROUNDING = 1e-9
+
 
 @dataclass(frozen=True, slots=True)
 class ListedParameter:
-    """A column of the list: its name, and how distances between its values are measured."""
+    """A column of the list: its name, and how distances between its values are measured.
+
+    Attributes:
+        values: that it may have in a list which is a part of a space; they span the scale.
+    """
 
     name: str
     scale: Scale
+    values: tuple[Value, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +97,12 @@ class EarlierTask:
                 f"{len(self.objective)} objectives and {len(self.constraints)} constraint rows. "
                 "Give one of each per row."
             )
+
+    @property
+    def compares(self) -> bool:
+        """Whether it tells one configuration from another; of two measured ones or more, all may have been the same."""
+        measured = self.objective[self.ran & np.isfinite(self.objective)]
+        return len(measured) < 2 or float(np.ptp(measured)) > _ROUNDING * float(np.abs(measured).max())
 
     def holds(self, bounds: Sequence[Bound]) -> BoolArray:
         """Which rows ran and were within every bound."""

@@ -23,7 +23,7 @@ from tuner.slo import Slo
 from tuner.strategies.candidates import Candidates, Rows, config_of, levels, row_of
 from tuner.strategies.history import History, observations
 from tuner.strategies.listed_problem import Answer, Bound, EarlierTask, ListedParameter, ListedProblem
-from tuner.strategies.meta_prior import HyperparameterCache, MetaSettings
+from tuner.strategies.meta_prior import EarlierKnowledge, MetaSettings
 from tuner.strategies.meta_search import MetaSearch
 from tuner.strategies.prospects import Prospects
 from tuner.strategies.sampler import CandidateSampler
@@ -69,11 +69,10 @@ class MetaSampler(CandidateSampler):
         super().__init__(candidates, objectives, slos, seed)
         if len(objectives) != 1:
             raise UsageError(f"The sampler 'meta' searches one objective, not {len(objectives)}. Write sampler: auto.")
-        self._earlier = tuple(earlier)
+        self._earlier = tuple(task for task in earlier if task.compares)
         self._settings = settings
         self._descriptors = descriptors or {}
         self._features = features or {}
-        self._cache: HyperparameterCache = {}
 
     def prepare(self) -> None:
         """Fits what the earlier tasks have in common, which may take seconds, before it is asked for anything."""
@@ -111,7 +110,8 @@ class MetaSampler(CandidateSampler):
     ) -> tuple[Rows, MetaSearch]:
         rows = self._shortlist(history, open_positions, number)
         problem = self._problem(rows)
-        search = MetaSearch(problem, seed=self.seed, settings=settings or self._settings, cache=self._cache)
+        prior = self._knowledge.prior(problem.rows)
+        search = MetaSearch(problem, seed=self.seed, settings=settings or self._settings, prior=prior)
         position = {row.tobytes(): at for at, row in enumerate(rows)}
         for row in history.tried_rows:
             search.ask_for(position[row.tobytes()])
@@ -142,7 +142,9 @@ class MetaSampler(CandidateSampler):
     def _problem(self, rows: Rows) -> ListedProblem:
         space = self.candidates.space
         return ListedProblem(
-            parameters=tuple(ListedParameter(parameter.name, parameter.scale) for parameter in space.parameters),
+            parameters=tuple(
+                ListedParameter(parameter.name, parameter.scale, parameter.values) for parameter in space.parameters
+            ),
             rows=tuple(
                 tuple(parameter.values[level] for parameter, level in zip(space.parameters, row, strict=True))
                 for row in levels(space, rows).tolist()
@@ -153,6 +155,11 @@ class MetaSampler(CandidateSampler):
             features=self._features,
             descriptors=self._descriptors,
         )
+
+    @functools.cached_property
+    def _knowledge(self) -> EarlierKnowledge:
+        """What does not depend on the trials; its fit takes seconds."""
+        return EarlierKnowledge(self._problem(self.candidates.rows[:1]), self._settings or MetaSettings(), {})
 
     def _shortlist(self, history: History, open_positions: npt.NDArray[np.bool_], number: int) -> Rows:
         tried = history.tried_rows

@@ -21,8 +21,9 @@ from functools import cached_property
 
 import numpy as np
 
+from tuner.parameter import Value
 from tuner.strategies.listed_problem import Answer, BoolArray, EarlierTask, FloatArray, ListedProblem
-from tuner.surrogates.hierarchical import Gaussian, HierarchicalModel
+from tuner.surrogates.hierarchical import HierarchicalModel
 from tuner.surrogates.hierarchical_fit import (
     Hyperparameters,
     TaskData,
@@ -30,6 +31,7 @@ from tuner.surrogates.hierarchical_fit import (
     fit_hyperparameters,
 )
 from tuner.surrogates.hierarchical_kernel import GridEncoding, IntArray
+from tuner.surrogates.listed_gaussian import Gaussian
 from tuner.surrogates.metric_loadings import metric_loadings, without_loaded
 from tuner.surrogates.one_thread import one_thread
 
@@ -39,6 +41,8 @@ RAN = "ran"
 _LENGTHS = (0.5, 1.0, 2.0)
 _SPREADS = (1.0, 2.5)
 _FRESH = len(_LENGTHS) * len(_SPREADS)
+_STEADY = 0.2**0.5
+"""Spread of the belief in what never failed."""
 _WIDE = 2.0
 """Spread of the wide hypothesis of the kind `own`, relative to the earlier tasks' deviations."""
 _UNKNOWN_LEVEL = 400.0
@@ -119,8 +123,7 @@ HyperparameterCache = dict[str, Hyperparameters]
 
 def meta_prior(problem: ListedProblem, settings: MetaSettings, cache: HyperparameterCache) -> MetaPrior:
     """The prior of a problem, from its earlier tasks."""
-    with one_thread():
-        return _Builder(problem, settings, cache).build()
+    return EarlierKnowledge(problem, settings, cache).prior(problem.rows)
 
 
 def answer_value(metric: int, problem: ListedProblem, answer: Answer, name: str) -> float | None:
@@ -166,40 +169,76 @@ class _Column:
     of: Callable[[EarlierTask], FloatArray]
 
 
-class _Builder:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Metric:
+    """What the earlier tasks say of a metric, wherever the new one is searched; attributes as of `MetricPrior`.
+
+    Attributes:
+        model: `None` where there are no earlier tasks, or nothing ever failed.
+    """
+
+    name: str
+    logarithmic: bool
+    centre: float
+    scale: float
+    loadings: tuple[float, ...]
+    model: HierarchicalModel | None
+
+
+class EarlierKnowledge:
+    """What is known of a problem before its rows are: priors on several lists cost little more than one.
+
+    Args:
+        problem: its rows are needed only where they have values that neither the earlier tasks have nor its
+            parameters list.
+        settings: of the search.
+        cache: of hyperparameters.
+    """
+
     def __init__(self, problem: ListedProblem, settings: MetaSettings, cache: HyperparameterCache) -> None:
         self._problem = problem
         self._settings = settings
         self._cache = cache
         self._scales = [parameter.scale for parameter in problem.parameters]
-        earlier_rows = list(dict.fromkeys(row for task in problem.earlier for row in task.rows))
-        self._grid_rows = earlier_rows or list(problem.rows)
+        self._grid_rows = list(dict.fromkeys(row for task in problem.earlier for row in task.rows))
         self._position = {row: at for at, row in enumerate(self._grid_rows)}
         self._encoding = GridEncoding.of(
             self._scales,
             list(dict.fromkeys([*self._grid_rows, *problem.rows])),
             [problem.descriptors.get(parameter.name, {}) for parameter in problem.parameters],
+            [parameter.values for parameter in problem.parameters],
         )
         self._grid = self._encoding.codes(self._grid_rows)
-        self._target = self._encoding.codes(problem.rows)
+        with one_thread():
+            before: list[list[TaskData]] = []
+            self._metrics = [self._metric(column, before) for column in self._columns()]
 
-    def build(self) -> MetaPrior:
-        tasks = self._problem.earlier
-        metrics: list[MetricPrior] = []
-        before: list[list[TaskData]] = []
-        for column in self._columns():
-            metrics.append(self._metric(column, tasks, before))
+    def prior(self, rows: Sequence[tuple[Value, ...]]) -> MetaPrior:
+        """The prior on some configurations."""
+        codes = self._encoding.codes(rows)
+        smooth = [model.alone(codes) for model in self._smooth]
+        metrics = tuple(
+            MetricPrior(
+                name=metric.name,
+                logarithmic=metric.logarithmic,
+                centre=metric.centre,
+                scale=metric.scale,
+                loadings=metric.loadings,
+                gaussians=tuple(self._gaussians(metric, codes, smooth)),
+            )
+            for metric in self._metrics
+        )
         settings = self._settings
         weights = np.full(_FRESH, settings.fresh / _FRESH)
         followed = np.full(_FRESH, -1)
         transferred = np.zeros(_FRESH, bool)
-        if tasks:
-            count = len(tasks)
+        if self._problem.earlier:
+            count = len(self._problem.earlier)
             shares = [settings.own / 2, settings.own / 2, settings.alone, *(settings.follows * likeness(self._problem))]
             weights = np.concatenate([shares, weights])
             followed = np.concatenate([[-1, -1, -1], np.arange(count), followed])
             transferred = np.concatenate([[True, True, False], np.ones(count, bool), transferred])
-        return MetaPrior(metrics=tuple(metrics), weights=weights, transferred=transferred, followed=followed)
+        return MetaPrior(metrics=metrics, weights=weights, transferred=transferred, followed=followed)
 
     def _columns(self) -> list[_Column]:
         columns = [_Column(OBJECTIVE, lambda task: task.objective)]
@@ -208,9 +247,9 @@ class _Builder:
         columns.append(_Column(RAN, lambda task: np.where(task.ran, 1.0, -1.0)))
         return columns
 
-    def _metric(self, column: _Column, tasks: Sequence[EarlierTask], before: list[list[TaskData]]) -> MetricPrior:
-        """The prior of one metric; `before` has the standardised metrics before it, and gains this one."""
-        read = [self._read(column, task) for task in tasks]
+    def _metric(self, column: _Column, before: list[list[TaskData]]) -> _Metric:
+        """One metric; `before` has the standardised metrics before it, and gains this one."""
+        read = [self._read(column, task) for task in self._problem.earlier]
         logarithmic = column.name != RAN and all((values > 0).all() for _, values in read)
         if column.name not in (OBJECTIVE, RAN):
             logarithmic = logarithmic and self._limit(column.name) > 0
@@ -230,42 +269,46 @@ class _Builder:
                 without_loaded(data, [metric[task] for metric in before[:-1]], loadings)
                 for task, data in enumerate(standard)
             ]
-        return MetricPrior(
+        return _Metric(
             name=column.name,
             logarithmic=logarithmic,
             centre=centre,
             scale=scale,
             loadings=tuple(loadings.tolist()),
-            gaussians=tuple(self._gaussians(column.name, standard)),
+            model=self._model(column.name, standard),
         )
 
-    def _gaussians(self, name: str, tasks: Sequence[TaskData]) -> list[Gaussian]:
-        gaussians: list[Gaussian] = []
-        if tasks and name == RAN and all((data.values > 0).all() for data in tasks):
+    def _model(self, name: str, tasks: Sequence[TaskData]) -> HierarchicalModel | None:
+        if not tasks or (name == RAN and all((data.values > 0).all() for data in tasks)):
+            return None
+        hyperparameters = self._hyperparameters(name, [data for data in tasks if len(data.values)])
+        return HierarchicalModel(self._encoding, self._grid, tasks, hyperparameters)
+
+    def _gaussians(self, metric: _Metric, codes: IntArray, smooth: Sequence[Gaussian]) -> list[Gaussian]:
+        """The hypotheses about a metric; `smooth` are the default beliefs, one per length scale."""
+        tasks, model = self._problem.earlier, metric.model
+        if tasks and model is None:
             # Nothing ever failed: so it is expected to go on, with a failure taken as news of its neighbourhood.
-            steady = self._smooth[_LENGTHS.index(1.0)]
-            sure = Gaussian(steady.mean + 1.0, 0.2 * (steady.covariance - 1.0), steady.noise)
+            steady = smooth[_LENGTHS.index(1.0)]
+            sure = replace(steady, shift=1.0, spread=_STEADY, level=0.0)
             return [sure] * (3 + len(tasks) + _FRESH)
-        if tasks:
-            kept = [data for data in tasks if len(data.values)]
-            hyperparameters = self._hyperparameters(name, kept)
-            model = HierarchicalModel(self._encoding, self._grid, tasks, hyperparameters)
+        gaussians: list[Gaussian] = []
+        if model is not None:
             gaussians += [
-                model.own(self._target),
-                model.own(self._target, spread=_WIDE),
-                model.alone(self._target),
-                *model.following(self._target, deviation=self._settings.deviation),
+                model.own(codes),
+                model.own(codes, spread=_WIDE),
+                model.alone(codes),
+                *model.following(codes, deviation=self._settings.deviation),
             ]
-        for base in self._smooth:
-            for spread in _SPREADS:
-                # A level of its own, known to nobody: the first trial tells it.
-                level = 1.0 if tasks or name == RAN else _UNKNOWN_LEVEL
-                wide = spread**2 * (base.covariance - 1.0) + level
-                gaussians.append(Gaussian(base.mean + (1.0 if name == RAN else 0.0), wide, base.noise))
-        return gaussians
+        # A level of its own, known to nobody: the first trial tells it.
+        level = 1.0 if tasks or metric.name == RAN else _UNKNOWN_LEVEL
+        shift = 1.0 if metric.name == RAN else 0.0
+        return gaussians + [
+            replace(base, shift=shift, spread=spread, level=level) for base in smooth for spread in _SPREADS
+        ]
 
     @cached_property
-    def _smooth(self) -> list[Gaussian]:
+    def _smooth(self) -> list[HierarchicalModel]:
         """Default beliefs, one per length scale."""
         default = default_hyperparameters(self._encoding)
         count = len(self._problem.parameters)
@@ -273,8 +316,7 @@ class _Builder:
         for length in _LENGTHS:
             theta = default.shared.copy()
             theta[: 2 * count] += math.log(length)
-            smooth = replace(default, shared=theta)
-            found.append(HierarchicalModel(self._encoding, self._target[:1], (), smooth).alone(self._target))
+            found.append(HierarchicalModel(self._encoding, self._grid[:0], (), replace(default, shared=theta)))
         return found
 
     def _hyperparameters(self, name: str, tasks: Sequence[TaskData]) -> Hyperparameters:

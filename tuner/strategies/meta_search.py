@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -65,6 +65,8 @@ class MetaSearch:
         cache: HyperparameterCache | None = None,
         prior: MetaPrior | None = None,
     ) -> None:
+        # Surfaces that are flat would pass for knowledge that all configurations are alike.
+        problem = replace(problem, earlier=tuple(task for task in problem.earlier if task.compares))
         self._problem = problem
         self._settings = settings or MetaSettings()
         self._prior = prior or meta_prior(problem, self._settings, {} if cache is None else cache)
@@ -74,7 +76,7 @@ class MetaSearch:
             self._prior.weights,
             draws=self._settings.draws,
             trust=self._settings.trust,
-            generator=self._generator,
+            seed=seed,
             signs=(RAN,),
         )
         self._tie_break: FloatArray = 1e-9 * self._generator.random(len(problem.rows))

@@ -20,6 +20,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.linalg import LinAlgError, cholesky, solve_triangular
+from scipy.linalg.lapack import dtrtri
 from scipy.optimize import minimize
 
 from tuner.surrogates.hierarchical_kernel import LATENTS, FloatArray, GridEncoding, IntArray, KernelTables, covariance
@@ -141,8 +143,36 @@ def _unpack(packed: FloatArray, tables: KernelTables) -> Hyperparameters:
     )
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class TaskGroup:
+    """Tasks that measured the same rows as often: their remainders have one covariance.
+
+    Attributes:
+        index, repeats: as of `TaskData`.
+        values: one column per task, shape (n, tasks).
+    """
+
+    index: IntArray
+    repeats: FloatArray
+    values: FloatArray
+
+
+def grouped(tasks: Sequence[TaskData]) -> list[TaskGroup]:
+    """The tasks by what they measured."""
+    found: dict[tuple[bytes, bytes], list[TaskData]] = {}
+    for task in tasks:
+        found.setdefault((task.index.tobytes(), task.repeats.tobytes()), []).append(task)
+    return [
+        TaskGroup(alike[0].index, alike[0].repeats, np.column_stack([task.values for task in alike]))
+        for alike in found.values()
+    ]
+
+
 class _Objective:
-    """Negative log posterior density of packed hyperparameters, with its gradient."""
+    """Negative log posterior density of packed hyperparameters, with its gradient.
+
+    The gradient in the covariances is in closed form; torch carries it on to the hyperparameters.
+    """
 
     def __init__(
         self,
@@ -154,46 +184,91 @@ class _Objective:
     ) -> None:
         self._tables = tables
         self._codes = torch.from_numpy(codes)
-        self._tasks = [
-            (torch.from_numpy(task.index), torch.from_numpy(task.values), torch.from_numpy(task.repeats))
-            for task in tasks
-        ]
-        self._centre = torch.from_numpy(centre)
+        self._groups = grouped(tasks)
+        self._centre = centre
         self._prior_std = prior_std
 
     def __call__(self, packed: FloatArray) -> tuple[float, FloatArray]:
-        theta = torch.tensor(packed, dtype=torch.float64, requires_grad=True)
-        try:
-            value = -self._log_likelihood(theta)
-        except RuntimeError:  # torch's LinAlgError: a covariance that is not positive definite
-            return 1e10, np.zeros_like(packed)
-        value = value + 0.5 * ((theta - self._centre) / self._prior_std).square().sum()
-        value.backward()  # type: ignore[no-untyped-call]
-        assert theta.grad is not None
-        return float(value.detach()), theta.grad.numpy()
-
-    def _log_likelihood(self, theta: torch.Tensor) -> torch.Tensor:
         size = self._tables.theta_size
+        theta = torch.tensor(packed, dtype=torch.float64, requires_grad=True)
         embedding = theta[2 * size : -2].reshape(LATENTS, -1)
         shared = covariance(theta[:size], embedding, self._tables, self._codes, self._codes)
         own = covariance(theta[size : 2 * size], embedding, self._tables, self._codes, self._codes)
-        own = own + (2.0 * theta[-2]).exp()
-        noise = (2.0 * theta[-1]).exp()
-        count = len(shared)
-        precision = torch.zeros_like(shared)
-        projected = torch.zeros(count, dtype=torch.float64)
-        value = torch.zeros((), dtype=torch.float64)
-        for index, observed, repeats in self._tasks:
-            remainder = own[index][:, index] + torch.diag(noise / repeats + _JITTER)
-            root = torch.linalg.cholesky(remainder)
-            inverse = torch.cholesky_inverse(root)
-            solved = inverse @ observed
-            value = value - 0.5 * observed @ solved - root.diagonal().log().sum()
-            precision = precision.index_put((index[:, None], index[None, :]), inverse, accumulate=True)
-            projected = projected.index_add(0, index, solved)
-        root = torch.linalg.cholesky(shared + _JITTER * torch.eye(count, dtype=torch.float64))
-        inner = torch.eye(count, dtype=torch.float64) + root.T @ precision @ root
-        inner_root = torch.linalg.cholesky(inner)
-        whitened = torch.linalg.solve_triangular(inner_root, (root.T @ projected)[:, None], upper=False)
-        evidence: torch.Tensor = value - inner_root.diagonal().log().sum() + 0.5 * whitened.square().sum()
-        return evidence
+        level, noise = np.exp(2.0 * packed[-2:]).tolist()
+        try:
+            found = log_likelihood(shared.detach().numpy(), own.detach().numpy(), level, noise, self._groups)
+        except LinAlgError:  # a covariance that is not positive definite
+            return 1e10, np.zeros_like(packed)
+        torch.autograd.backward([shared, own], [torch.from_numpy(found.by_shared), torch.from_numpy(found.by_own)])
+        assert theta.grad is not None
+        gradient = theta.grad.numpy()
+        gradient[-2:] += 2.0 * level * found.by_own.sum(), 2.0 * noise * found.by_noise
+        gap = (packed - self._centre) / self._prior_std
+        return 0.5 * float(gap @ gap) - found.value, gap / self._prior_std - gradient
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogLikelihood:
+    """log p(y) and its derivatives by K and by the covariance of the deviations, shapes (m, m), and by the noise."""
+
+    value: float
+    by_shared: FloatArray
+    by_own: FloatArray
+    by_noise: float
+
+
+def log_likelihood(
+    shared: FloatArray, own: FloatArray, level: float, noise: float, groups: Sequence[TaskGroup]
+) -> LogLikelihood:
+    """See the module.
+
+    With S = (K^-1 + P)^-1 and mu = S b, the derivative by K is (a a^T - W) / 2 where a = b - P mu and
+    W = P - P S P, and that by D_t is (r r^T - D_t^-1 + D_t^-1 S_tt D_t^-1) / 2 where r = D_t^-1 (y_t - mu_t).
+
+    Args:
+        shared, own: covariances of mu and of the deviations, shape (m, m).
+        level, noise: variances.
+        groups: of tasks.
+
+    Raises:
+        LinAlgError: a covariance is not positive definite.
+    """
+    count = len(shared)
+    precision, projected, value = np.zeros((count, count)), np.zeros(count), 0.0
+    inverses = []
+    for group in groups:
+        block = np.ix_(group.index, group.index)
+        tasks = group.values.shape[1]
+        inverse, log_determinant = _inverse(own[block] + level + np.diag(noise / group.repeats + _JITTER))
+        solved = inverse @ group.values
+        value -= 0.5 * float((group.values * solved).sum()) + 0.5 * tasks * log_determinant
+        precision[block] += tasks * inverse
+        projected[group.index] += solved.sum(axis=1)
+        inverses.append(inverse)
+    root = cholesky(shared + _JITTER * np.eye(count), lower=True, check_finite=False)
+    weighted = precision @ root
+    inner = cholesky(np.eye(count) + root.T @ weighted, lower=True, check_finite=False)
+    halved = solve_triangular(inner, np.column_stack([root.T, weighted.T]), lower=True, check_finite=False)
+    posterior_half, weighted_half = halved[:, :count], halved[:, count:]
+    whitened = posterior_half @ projected
+    mean = posterior_half.T @ whitened
+    value += 0.5 * float(whitened @ whitened) - float(np.log(np.diag(inner)).sum())
+    posterior = posterior_half.T @ posterior_half
+    rest = projected - precision @ mean
+    by_own, by_noise = np.zeros((count, count)), 0.0
+    for group, inverse in zip(groups, inverses, strict=True):
+        block = np.ix_(group.index, group.index)
+        residual = inverse @ (group.values - mean[group.index, None])
+        tasks = group.values.shape[1]
+        found = 0.5 * (residual @ residual.T + tasks * (inverse @ posterior[block] @ inverse - inverse))
+        by_own[block] += found
+        by_noise += float((np.diag(found) / group.repeats).sum())
+    by_shared = 0.5 * (np.outer(rest, rest) - precision + weighted_half.T @ weighted_half)
+    return LogLikelihood(value=value, by_shared=by_shared, by_own=by_own, by_noise=by_noise)
+
+
+def _inverse(block: FloatArray) -> tuple[FloatArray, float]:
+    """Inverse and logarithm of the determinant of a positive definite matrix."""
+    root = cholesky(block, lower=True, check_finite=False)
+    half, _ = dtrtri(root, lower=True)
+    return half.T @ half, 2.0 * float(np.log(np.diag(root)).sum())

@@ -53,17 +53,19 @@ class GridEncoding:
         scales: Sequence[Scale],
         rows: Sequence[Sequence[Value]],
         descriptors: Sequence[Mapping[Value, tuple[float, ...]]],
+        further: Sequence[Sequence[Value]] = (),
     ) -> GridEncoding:
-        """The encoding of all values in `rows`.
+        """The encoding of all values in `rows` and `further`.
 
         Args:
             scales: of the parameters.
             rows: configurations; they span the scales.
             descriptors: one mapping per parameter, empty or not.
+            further: values of each parameter that may occur, whether or not a row has them; or none.
         """
         domains, distances, bases = [], [], []
         for column, scale in enumerate(scales):
-            found = list(dict.fromkeys(row[column] for row in rows))
+            found = list(dict.fromkeys([*(row[column] for row in rows), *(further[column] if further else ())]))
             if scale is Scale.CATEGORICAL:
                 domains.append(tuple(found))
                 distances.append(_word_distances(found, descriptors[column]))

@@ -5,35 +5,51 @@
 | n, S, H | | configurations, draws, hypotheses |
 | w_h | (H,) | prior weight times a power of the probability density, under h, of everything observed |
 | F_h | (n, S_h) | joint draws of one metric under h, conditioned on what was observed; S_h in proportion to w_h |
+| U | (n, S) | draws of a surface without mean or level, shared by the hypotheses that stand on it |
 
 Draws are made once from each hypothesis's prior and carried to the posterior by Matheron's rule
 (Wilson et al. 2020), F + K (K_oo + noise)^-1 (y - F_o - e): consecutive questions see the same draws, and a
-step costs O(n S t) after t trials.
+step costs O(n S t) after t trials. They are single-precision numbers, one draw after the other in memory.
 """
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.linalg import LinAlgError, cho_factor, cho_solve, solve_triangular
+from scipy.linalg.blas import sgemm
+from scipy.linalg.lapack import dpotrs, dtrtrs
 from scipy.special import log_ndtr
 
 from tuner.surrogates.censoring import PseudoObservations, pseudo_observations
-from tuner.surrogates.hierarchical import Gaussian
 from tuner.surrogates.hierarchical_kernel import FloatArray
+from tuner.surrogates.listed_gaussian import (
+    Gaussian,
+    LessenedSurface,
+    SmallFloatArray,
+    Surface,
+    WholeSurface,
+    cholesky_root,
+)
 
 _JITTER = 1e-4
 """Added to every variance of an observation: a hundredth of the metric's spread, below any real difference."""
 _CHANCE = 0.25
 """Least variance of a sign, 1 or -1: what failed once by chance may run, and what is alike with it."""
+_LEAST_SHARE = 0.01
+"""Of the largest weight: a hypothesis with less is not drawn, as its few draws would cost as much as many."""
+_BLOCK = 64
+"""Rows of normal numbers that are drawn at once."""
 
 
 @dataclass(slots=True)
 class _Observations:
-    """What was observed of one metric."""
+    """What was observed of one metric; its noise has a least variance."""
 
+    least_noise: float
     rows: list[int] = field(default_factory=list)
     values: list[float] = field(default_factory=list)
     noise: list[float] = field(default_factory=list)
@@ -49,7 +65,7 @@ class HypothesisMixture:
         weights: FloatArray,
         *,
         draws: int,
-        generator: np.random.Generator,
+        seed: int,
         trust: float = 1.0,
         signs: Collection[str] = (),
     ) -> None:
@@ -59,31 +75,23 @@ class HypothesisMixture:
             priors: by metric, one Gaussian per hypothesis, in the same order.
             weights: prior weights of the hypotheses, shape (H,), positive.
             draws: joint draws, shared out among the hypotheses.
-            generator: of the draws.
+            seed: of the draws.
             trust: power to which the probability density counts; below 1 as no hypothesis is quite true
                 (Grünwald & van Ommen 2017).
             signs: metrics of which only the sign is a fact, observed as 1 or -1: a hypothesis is judged by the
                 probability that it gave to the sign. By the density, one that is sure of the value beats every other.
         """
         self._signs = frozenset(signs)
-        self._priors = {
-            metric: tuple(
-                replace(gaussian, noise=max(gaussian.noise, _CHANCE)) if metric in self._signs else gaussian
-                for gaussian in gaussians
-            )
-            for metric, gaussians in priors.items()
-        }
+        self._priors = {metric: tuple(gaussians) for metric, gaussians in priors.items()}
         self._log_prior: FloatArray = np.log(weights / weights.sum())
-        self._observed = {metric: _Observations() for metric in priors}
+        self._observed = {
+            metric: _Observations(least_noise=_CHANCE if metric in self._signs else 0.0) for metric in priors
+        }
         self._draws = draws
         self._trust = trust
-        self._normals = {
-            metric: generator.standard_normal((len(gaussians[0].mean), draws))
-            for metric, gaussians in self._priors.items()
-        }
-        self._noise_seed = int(generator.integers(2**31))
-        self._roots: dict[tuple[str, int], FloatArray] = {}
-        self._prior_draws: dict[tuple[str, int], FloatArray] = {}
+        self._seed = seed
+        self._streams = {metric: stream for stream, metric in enumerate(priors, start=1)}
+        self._prior_draws: dict[tuple[str, Surface], SmallFloatArray] = {}
 
     def observe(self, metric: str, row: int, value: float, noise: float = 0.0, side: int = 0) -> None:
         """Adds one measurement; `noise` is the variance that it has beyond the metric's usual one.
@@ -102,66 +110,90 @@ class HypothesisMixture:
         for metric, observed in self._observed.items():
             if observed.rows:
                 of = self._log_sign_evidence if metric in self._signs else self._log_evidence
-                evidence = [of(gaussian, observed) for gaussian in self._priors[metric]]
-                scores += self._trust * np.array(evidence)
+                evidence = {gaussian: of(gaussian, observed) for gaussian in dict.fromkeys(self._priors[metric])}
+                scores += self._trust * np.array([evidence[gaussian] for gaussian in self._priors[metric]])
         scores = np.exp(scores - scores.max())
         return np.asarray(scores / scores.sum())
 
     def counts(self, weights: FloatArray) -> list[tuple[int, int]]:
         """Hypotheses that are worth drawing from, each with its number of draws, in proportion to the weights."""
-        exact = weights / weights.sum() * self._draws
+        worth = np.where(weights < _LEAST_SHARE * weights.max(), 0.0, weights)
+        exact = worth / worth.sum() * self._draws
         counts = np.floor(exact).astype(int)
         counts[np.argsort(counts - exact, kind="stable")[: self._draws - int(counts.sum())]] += 1
         return [(hypothesis, int(count)) for hypothesis, count in enumerate(counts) if count]
 
-    def draws(self, metric: str, counts: Sequence[tuple[int, int]]) -> FloatArray:
+    def draws(self, metric: str, counts: Sequence[tuple[int, int]]) -> SmallFloatArray:
         """Joint draws of the noiseless metric given everything observed, shape (n, S).
 
         Args:
             metric: which.
             counts: hypotheses, each with its number of draws; their draws follow one another in this order.
         """
-        return np.concatenate([self._posterior_draws(metric, *part) for part in counts], axis=1)
+        size = self._priors[metric][0].surface.count
+        found = np.empty((size, sum(count for _, count in counts)), dtype=np.float32, order="F")
+        start = 0
+        for hypothesis, count in counts:
+            self._draw(metric, self._priors[metric][hypothesis], found[:, start : start + count])
+            start += count
+        return found
 
-    def _posterior_draws(self, metric: str, hypothesis: int, count: int) -> FloatArray:
-        prior = self._from_prior(metric, hypothesis, count)
-        observed = self._observed[metric]
-        if not observed.rows:
-            return prior
-        gaussian = self._priors[metric][hypothesis]
-        rows = np.array(observed.rows)
-        found = self._gaussian_observations(gaussian, observed)
-        block = gaussian.covariance[np.ix_(rows, rows)] + np.diag(found.variances)
-        # One stream: the errors of earlier observations stay when a further one arrives.
-        errors = np.random.default_rng(self._noise_seed).standard_normal((len(rows), self._draws))[:, :count]
-        gap = found.values[:, None] - prior[rows] - np.sqrt(found.variances)[:, None] * errors
-        return np.asarray(prior + gaussian.covariance[:, rows] @ cho_solve(_factor(block), gap))
+    def _draw(self, metric: str, gaussian: Gaussian, into: SmallFloatArray) -> None:
+        """Fills an array, shape (n, S_h), in Fortran's order, with draws of a hypothesis."""
+        surface, observed, count = gaussian.surface, self._observed[metric], into.shape[1]
+        into[:] = self._from_surface(metric, surface, count)
+        levels = math.sqrt(gaussian.level) * self._normals(self._streams[metric], 1, 1)[0, :count]
+        mean = surface.mean + gaussian.shift
+        rows = np.array(observed.rows, dtype=np.int64)
+        gain = np.zeros((0, count))
+        if observed.rows:
+            found = self._gaussian_observations(gaussian, observed)
+            block = gaussian.at(rows)[1] + np.diag(found.variances)
+            # The errors of earlier observations stay when a further one arrives.
+            errors = np.sqrt(found.variances)[:, None] * self._blocks(0, len(rows))[:, :count]
+            drawn = mean[rows, None] + gaussian.spread * into[rows] + levels
+            gain, _ = dpotrs(cholesky_root(block), found.values[:, None] - drawn - errors, lower=True)
+        # All in one product: what the observations say of the surface, its mean, and the level.
+        left = np.empty((surface.count, len(rows) + 2), dtype=np.float32, order="F")
+        left[:, :-2] = gaussian.spread**2 * surface.columns(rows)
+        left[:, -2], left[:, -1] = mean, 1.0
+        right = np.empty((len(rows) + 2, count), dtype=np.float32, order="F")
+        right[:-2], right[-2], right[-1] = gain, 1.0, levels + gaussian.level * gain.sum(axis=0)
+        sgemm(1.0, left, right, gaussian.spread, into, overwrite_c=True)
 
-    def _from_prior(self, metric: str, hypothesis: int, count: int) -> FloatArray:
-        """The first draws of a hypothesis; more are made as its weight grows."""
-        key = (metric, hypothesis)
-        gaussian = self._priors[metric][hypothesis]
-        if key not in self._roots:
-            self._roots[key] = np.tril(_factor(gaussian.covariance)[0])
-            self._prior_draws[key] = np.empty((len(gaussian.mean), 0))
-        drawn = self._prior_draws[key]
+    def _from_surface(self, metric: str, surface: Surface, count: int) -> SmallFloatArray:
+        """The first draws of a surface without its mean; more are made as the weight of a hypothesis grows."""
+        key = (metric, surface)
+        drawn = self._prior_draws.get(key, np.empty((surface.count, 0), dtype=np.float32, order="F"))
         if drawn.shape[1] < count:
             # One normal number per configuration and draw, whatever the hypothesis.
-            normals = self._normals[metric][:, drawn.shape[1] : count]
-            drawn = np.concatenate([drawn, gaussian.mean[:, None] + self._roots[key] @ normals], axis=1)
+            missing, stream = slice(drawn.shape[1], count), self._streams[metric]
+            normals = self._normals(stream, 0, surface.count)[:, missing]
+            if isinstance(surface, LessenedSurface):
+                base = self._from_surface(metric, surface.base, count)[:, missing]
+                further = surface.draws_from(base, normals, self._blocks(stream, surface.rank)[:, missing])
+            else:
+                assert isinstance(surface, WholeSurface)
+                further = surface.draws(normals)
+            drawn = np.concatenate([drawn, further], axis=1) if drawn.shape[1] else further
             self._prior_draws[key] = drawn
         return drawn[:, :count]
 
+    def _blocks(self, stream: int, rows: int) -> SmallFloatArray:
+        """The first rows of a stream of normal numbers that has as many as one asks for, shape (rows, draws)."""
+        return np.concatenate([self._normals(stream, at, _BLOCK) for at in range(2, 3 + rows // _BLOCK)])[:rows]
+
+    def _normals(self, stream: int, part: int, rows: int) -> SmallFloatArray:
+        return _standard_normals((self._seed, stream, part), rows, self._draws)
+
     @staticmethod
     def _variance(gaussian: Gaussian, observed: _Observations) -> FloatArray:
-        return np.asarray(gaussian.noise + _JITTER + np.array(observed.noise))
+        return np.asarray(max(gaussian.noise, observed.least_noise) + _JITTER + np.array(observed.noise))
 
     def _gaussian_observations(self, gaussian: Gaussian, observed: _Observations) -> PseudoObservations:
         """What was observed under a hypothesis, bounds as the Gaussian observations that stand for them."""
-        rows = np.array(observed.rows)
         return pseudo_observations(
-            gaussian.mean[rows],
-            gaussian.covariance[np.ix_(rows, rows)],
+            *gaussian.at(np.array(observed.rows)),
             np.array(observed.values),
             self._variance(gaussian, observed),
             np.array(observed.sides, dtype=np.int8),
@@ -172,11 +204,10 @@ class HypothesisMixture:
         bounds = self._gaussian_observations(gaussian, observed).log_probability
         if not exact.any():
             return bounds
-        rows = np.array(observed.rows)[exact]
-        block = gaussian.covariance[np.ix_(rows, rows)] + np.diag(self._variance(gaussian, observed)[exact])
-        factor = _factor(block)
-        gap = np.array(observed.values)[exact] - gaussian.mean[rows]
-        return float(-0.5 * gap @ cho_solve(factor, gap) - np.log(np.diag(factor[0])).sum() + bounds)
+        mean, covariance = gaussian.at(np.array(observed.rows))
+        root = cholesky_root(covariance[np.ix_(exact, exact)] + np.diag(self._variance(gaussian, observed)[exact]))
+        whitened, _ = dtrtrs(root, np.array(observed.values)[exact] - mean[exact], lower=True)
+        return float(-0.5 * whitened @ whitened - np.log(np.diag(root)).sum() + bounds)
 
     def _log_sign_evidence(self, gaussian: Gaussian, observed: _Observations) -> float:
         """Sum of the log probabilities of the signs, each given those before it.
@@ -184,22 +215,17 @@ class HypothesisMixture:
         With the Cholesky factor R of the observations' covariance and a = R^-1 (y - m), the mean of y_i given those
         before it is y_i - R_ii a_i, and R_ii its deviation.
         """
-        rows, values = np.array(observed.rows), np.array(observed.values)
-        block = gaussian.covariance[np.ix_(rows, rows)] + np.diag(self._variance(gaussian, observed))
-        root = np.tril(_factor(block)[0])
+        values = np.array(observed.values)
+        mean, covariance = gaussian.at(np.array(observed.rows))
+        root = cholesky_root(covariance + np.diag(self._variance(gaussian, observed)))
         deviations = np.diag(root)
-        expected = values - deviations * solve_triangular(root, values - gaussian.mean[rows], lower=True)
+        expected = values - deviations * dtrtrs(root, values - mean, lower=True)[0]
         return float(log_ndtr(np.sign(values) * expected / deviations).sum())
 
 
-def _factor(block: FloatArray) -> tuple[FloatArray, bool]:
-    """Cholesky factor of a covariance that rounding may have left slightly indefinite."""
-    added = 0.0
-    while True:
-        try:
-            factor, lower = cho_factor(block + added * np.eye(len(block)), lower=True)
-            return np.asarray(factor), bool(lower)
-        except LinAlgError:
-            added = max(10.0 * added, _JITTER)
-            if added > 1.0:
-                raise
+@functools.lru_cache(maxsize=32)
+def _standard_normals(key: tuple[int, ...], rows: int, columns: int) -> SmallFloatArray:
+    """Standard normal numbers, shape (rows, columns), one column after the other; kept for the next question."""
+    numbers = np.random.default_rng(key).standard_normal((columns, rows), dtype=np.float32)
+    numbers.flags.writeable = False
+    return numbers.T

@@ -6,6 +6,7 @@ covariance is a product of such rows plus a sum of others, plus the latent coord
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -14,85 +15,119 @@ from tuner.surrogates.compiled import compiled
 from tuner.surrogates.hierarchical_kernel import LATENTS, FloatArray, GridEncoding, IntArray
 
 
-def listed_covariance(
-    theta: FloatArray, embedding: FloatArray, encoding: GridEncoding, left: IntArray, right: IntArray
-) -> FloatArray:
-    """`hierarchical_kernel.covariance` of the same arguments, shapes (n, p) and (m, p) -> (n, m)."""
-    count = len(encoding.distances)
-    long, short = np.exp(theta[:count]), np.exp(theta[count : 2 * count])
-    shares = np.exp(2.0 * theta[2 * count + 1 : 3 * count + 1])
-    lengths = np.exp(theta[3 * count + 2 :])
-    products, sums = [], []
-    for at, table in enumerate(encoding.distances):
-        gaps = table[:, right[:, at]]
-        varies = len(table) > 1
-        products.append(_matern_rows(gaps / long[at]) if varies else np.ones_like(gaps))
-        sums.append(shares[at] * _matern_rows(gaps / short[at]) if varies else np.zeros_like(gaps))
-    if any(len(table) > 1 for table in encoding.distances):
-        products[0] = products[0] * np.exp(2.0 * theta[2 * count])
-    else:
-        products[0] = np.zeros_like(products[0])
-    starts = np.cumsum([0, *(len(table) for table in encoding.distances)])[:-1]
-    found: FloatArray = _covariances(
-        left + starts,
-        np.concatenate(products),
-        np.concatenate(sums),
-        np.exp(2.0 * theta[3 * count + 1]),
-        _places(embedding, encoding, left) / lengths[:, None],
-        _places(embedding, encoding, right) / lengths[:, None],
-        left is right,
-    )
-    return found
+class ListedCovariance:
+    """`hierarchical_kernel.covariance` at known hyperparameters.
 
-
-def _places(embedding: FloatArray, encoding: GridEncoding, codes: IntArray) -> FloatArray:
-    """Latent coordinates, shape (LATENTS, n)."""
-    places, start = np.zeros((LATENTS, len(codes))), 0
-    for at, basis in enumerate(encoding.bases):
-        places += (embedding[:, start : start + basis.shape[1]] @ basis.T)[:, codes[:, at]]
-        start += basis.shape[1]
-    return places
-
-
-@compiled
-def _matern(ratio: Any) -> Any:
-    scaled = np.sqrt(5.0) * ratio
-    return (1.0 + scaled + scaled * scaled / 3.0) * np.exp(-scaled)
-
-
-@compiled
-def _matern_rows(ratios: Any) -> Any:
-    found = np.empty_like(ratios)
-    for i in range(ratios.shape[0]):
-        for j in range(ratios.shape[1]):
-            found[i, j] = _matern(ratios[i, j])
-    return found
-
-
-@compiled
-def _covariances(index: Any, products: Any, sums: Any, amplitude: Any, left: Any, right: Any, symmetric: Any) -> Any:
-    """From tables, shape (rows, m), whose rows `index`, shape (n, p), names; and from latent coordinates.
-
-    Where left and right are the same, half of it is enough.
+    Args:
+        theta: of the covariance.
+        embedding: of the latent coordinates, shape (LATENTS, size).
+        encoding: of all configurations that will be asked about.
     """
-    n, m = index.shape[0], products.shape[1]
+
+    def __init__(self, theta: FloatArray, embedding: FloatArray, encoding: GridEncoding) -> None:
+        count = len(encoding.distances)
+        long, short = np.exp(theta[:count]), np.exp(theta[count : 2 * count])
+        shares = np.exp(2.0 * theta[2 * count + 1 : 3 * count + 1])
+        lengths = np.exp(theta[3 * count + 2 :])
+        sizes = [len(table) for table in encoding.distances]
+        products, sums = [], []
+        for at, table in enumerate(encoding.distances):
+            varies = len(table) > 1
+            products.append(_matern(table / long[at]) if varies else np.ones_like(table))
+            sums.append(shares[at] * _matern(table / short[at]) if varies else np.zeros_like(table))
+        products[0] = products[0] * (np.exp(2.0 * theta[2 * count]) if max(sizes) > 1 else 0.0)
+        self._starts = np.cumsum([0, *sizes])
+        self._cells = np.cumsum([0, *(size * size for size in sizes)])
+        self._products = np.concatenate([table.ravel() for table in products])
+        self._sums = np.concatenate([table.ravel() for table in sums])
+        self._amplitude = float(np.exp(2.0 * theta[3 * count + 1]))
+        places, start = [], 0
+        for basis in encoding.bases:
+            places.append(embedding[:, start : start + basis.shape[1]] @ basis.T)
+            start += basis.shape[1]
+        self._places: FloatArray = np.concatenate(places, axis=1) / lengths[:, None]
+        assert len(self._places) == LATENTS
+
+    def between(self, left: IntArray, right: IntArray) -> FloatArray:
+        """The covariance between two lists of codes, shapes (n, p) and (m, p) -> (n, m)."""
+        found: FloatArray = _covariances(
+            left, right, self._starts, self._cells, self._products, self._sums, self._amplitude, self._places
+        )
+        return found
+
+
+def _matern(ratio: FloatArray) -> FloatArray:
+    """As `hierarchical_kernel.matern`."""
+    scaled = math.sqrt(5.0) * ratio
+    return np.asarray((1.0 + scaled + scaled * scaled / 3.0) * np.exp(-scaled))
+
+
+@compiled
+def _rows(codes: Any, starts: Any, cells: Any, table: Any) -> Any:
+    """Per value of a parameter, the table's numbers for it and each configuration, shape (values, m)."""
+    m = codes.shape[0]
+    found = np.empty((starts[-1], m))
+    for k in range(codes.shape[1]):
+        size = starts[k + 1] - starts[k]
+        for value in range(size):
+            row, begin = found[starts[k] + value], cells[k] + value * size
+            for j in range(m):
+                row[j] = table[begin + codes[j, k]]
+    return found
+
+
+@compiled
+def _latent(codes: Any, starts: Any, places: Any) -> Any:
+    """Latent coordinates of configurations, shape (LATENTS, n)."""
+    found = np.zeros((places.shape[0], codes.shape[0]))
+    for latent in range(places.shape[0]):
+        for i in range(codes.shape[0]):
+            for k in range(codes.shape[1]):
+                found[latent, i] += places[latent, starts[k] + codes[i, k]]
+    return found
+
+
+@compiled
+def _covariances(
+    left: Any, right: Any, starts: Any, cells: Any, products: Any, sums: Any, amplitude: Any, places: Any
+) -> Any:
+    """Everything goes along whole rows, without a call in it, so that it is done several numbers at a time."""
+    n, m = left.shape[0], right.shape[0]
     found = np.empty((n, m))
-    product, total = np.empty(m), np.empty(m)
+    total, squares = np.empty(m), np.empty(m)
+    factors, terms = _rows(right, starts, cells, products), _rows(right, starts, cells, sums)
+    left_places, right_places = _latent(left, starts, places), _latent(right, starts, places)
     for i in range(n):
-        begin = i if symmetric else 0
+        product = found[i]
         product[:] = 1.0
         total[:] = 0.0
-        for k in range(index.shape[1]):
-            row = index[i, k]
-            for j in range(begin, m):
-                product[j] *= products[row, j]
-                total[j] += sums[row, j]
-        for j in range(begin, m):
-            square = 0.0
-            for latent in range(left.shape[0]):
-                gap = left[latent, i] - right[latent, j]
-                square += gap * gap
-            found[i, j] = product[j] + total[j] + amplitude * _matern(np.sqrt(square))
-            if symmetric:
-                found[j, i] = found[i, j]
+        squares[:] = 0.0
+        for k in range(left.shape[1]):
+            factor, term = factors[starts[k] + left[i, k]], terms[starts[k] + left[i, k]]
+            for j in range(m):
+                product[j] *= factor[j]
+                total[j] += term[j]
+        for latent in range(places.shape[0]):
+            here, there = left_places[latent, i], right_places[latent]
+            for j in range(m):
+                gap = here - there[j]
+                squares[j] += gap * gap
+        for j in range(m):
+            scaled = np.sqrt(5.0 * squares[j])
+            # exp(-x) = exp(-x / 64)^64, by its series; beyond 40 it is nothing.
+            x = min(scaled, 40.0) * (-1.0 / 64.0)
+            power = 1.0 + x * (1.0 / 11.0)
+            power = 1.0 + x * power * (1.0 / 10.0)
+            power = 1.0 + x * power * (1.0 / 9.0)
+            power = 1.0 + x * power * (1.0 / 8.0)
+            power = 1.0 + x * power * (1.0 / 7.0)
+            power = 1.0 + x * power * (1.0 / 6.0)
+            power = 1.0 + x * power * (1.0 / 5.0)
+            power = 1.0 + x * power * (1.0 / 4.0)
+            power = 1.0 + x * power * (1.0 / 3.0)
+            power = 1.0 + x * power * (1.0 / 2.0)
+            power = 1.0 + x * power
+            for _ in range(6):
+                power *= power
+            product[j] += total[j] + amplitude * (1.0 + scaled + scaled * scaled * (1.0 / 3.0)) * power
     return found

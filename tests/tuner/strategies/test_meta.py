@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import optuna
 import pytest
@@ -118,3 +120,10 @@ def test_a_device_never_tried_is_ranked_by_its_descriptors(speed: float, asked: 
     first.set_user_attr(OUTCOME, outcome_to_json(Measurement(metrics={"throughput": Estimate.exact(value)})))
     study.tell(first, value)
     assert study.ask(distributions(space)).params[DEVICE] == asked
+
+
+def test_an_earlier_task_that_compares_nothing_changes_nothing() -> None:
+    whole = earlier(0.8)
+    flat = replace(whole, objective=np.full_like(whole.objective, 3.0))
+    assert not flat.compares
+    assert steps_to_best((flat,)) == steps_to_best(())

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tuner.parameter import Scale
 from tuner.surrogates.hierarchical_fit import TaskData, default_hyperparameters, fit_hyperparameters
 from tuner.surrogates.hierarchical_kernel import GridEncoding
-from tuner.surrogates.listed_covariance import listed_covariance
+from tuner.surrogates.listed_covariance import ListedCovariance
 
 SIZES = {"large": 1.0, "xlarge": 2.0, "2xlarge": 4.0}
 ROWS = [(size, count) for size in SIZES for count in (4, 8, 16, 32)]
@@ -30,7 +30,7 @@ def test_covariances_are_symmetric_and_positive_semidefinite(
     codes = encoding.codes(rows)
     default = default_hyperparameters(encoding)
     theta = default.shared + 0.3 * generator.normal(size=len(default.shared))
-    found = listed_covariance(theta, default.embedding, encoding, codes, codes)
+    found = ListedCovariance(theta, default.embedding, encoding).between(codes, codes)
     np.testing.assert_allclose(found, found.T)
     assert np.linalg.eigvalsh(found).min() > -1e-9 * np.trace(found)
 
@@ -45,7 +45,7 @@ def test_configurations_with_the_same_total_are_learned_to_be_alike() -> None:
         for at in (2.5, 3.5, 4.5, 5.5)
     ]
     fitted = fit_hyperparameters(encoding, codes, tasks)
-    found = listed_covariance(fitted.own, fitted.embedding, encoding, codes, codes)
+    found = ListedCovariance(fitted.own, fitted.embedding, encoding).between(codes, codes)
     correlations = found / np.sqrt(np.outer(np.diag(found), np.diag(found)))
     at = {row: place for place, row in enumerate(ROWS)}
     same_total = correlations[at["large", 32], at["2xlarge", 8]]

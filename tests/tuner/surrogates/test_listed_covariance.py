@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tuner.parameter import Scale
 from tuner.surrogates.hierarchical_kernel import GridEncoding, KernelTables, covariance
-from tuner.surrogates.listed_covariance import listed_covariance
+from tuner.surrogates.listed_covariance import ListedCovariance
 
 
 @given(
@@ -28,4 +28,4 @@ def test_the_compiled_covariance_is_that_with_gradients(
     for left, right in ((codes[:count], codes[count:]), (codes, codes)):
         arguments = (torch.from_numpy(array) for array in (theta, embedding))
         expected = covariance(*arguments, tables, torch.from_numpy(left), torch.from_numpy(right)).numpy()
-        assert listed_covariance(theta, embedding, encoding, left, right) == pytest.approx(expected)
+        assert ListedCovariance(theta, embedding, encoding).between(left, right) == pytest.approx(expected)
