@@ -15,14 +15,14 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import LinAlgError
 from scipy.linalg.blas import sgemm, strmm
-from scipy.linalg.lapack import dpotrf, strtrs
+from scipy.linalg.lapack import dpotrf, dtrtrs
 
 from tuner.surrogates.hierarchical_kernel import FloatArray, IntArray
 
 SmallFloatArray = npt.NDArray[np.float32]
 """Of draws: their rounding is far below what can be told of a configuration."""
 _LEAST_ADDED = 1e-6
-_MOST_ADDED = 1.0
+_MOST_ADDED = 1e-3
 
 
 class Surface(abc.ABC):
@@ -97,7 +97,12 @@ class WholeSurface(Surface):
     @cached_property
     def root(self) -> SmallFloatArray:
         """Lower Cholesky factor of the covariance, shape (n, n), in Fortran's order."""
-        return np.asfortranarray(cholesky_root(self._everywhere[1]), dtype=np.float32)
+        return np.asfortranarray(self.exact_root, dtype=np.float32)
+
+    @cached_property
+    def exact_root(self) -> FloatArray:
+        """The same in double precision: what is divided by it loses as many digits as it is ill-conditioned by."""
+        return np.asfortranarray(cholesky_root(self._everywhere[1]))
 
     @cached_property
     def _everywhere(self) -> tuple[FloatArray, FloatArray]:
@@ -178,10 +183,10 @@ class LessenedSurface(Surface):
     @cached_property
     def _factors(self) -> tuple[SmallFloatArray, SmallFloatArray, SmallFloatArray]:
         """G, Q and L, in Fortran's order."""
-        cross = np.asfortranarray(self._all.cross, np.float32)
-        known, _ = strtrs(self.base.root, cross, lower=True)
+        known, _ = dtrtrs(self.base.exact_root, np.asfortranarray(self._all.cross), lower=True)
         unknown = cholesky_root(self._all.spread - known.T @ known)
-        return np.asfortranarray(self._all.gain, np.float32), known, np.asfortranarray(unknown, np.float32)
+        found = (np.asfortranarray(factor, np.float32) for factor in (self._all.gain, known, unknown))
+        return tuple(found)  # type: ignore[return-value]
 
     @cached_property
     def _all(self) -> Lessened:
@@ -213,14 +218,22 @@ class Gaussian:
 
 
 def cholesky_root(covariance: FloatArray) -> FloatArray:
-    """Lower Cholesky factor of a covariance that rounding may have left slightly indefinite."""
+    """Lower Cholesky factor of a covariance that rounding may have left indefinite: then of the nearest that is not.
+
+    Raises:
+        LinAlgError: the covariance is not finite.
+    """
+    if not np.isfinite(covariance).all():
+        raise LinAlgError("A covariance is not finite.")
     added, tried = 0.0, covariance
-    while True:
+    while added <= _MOST_ADDED:
         # The transpose of a symmetric array is itself, in the order that LAPACK takes.
         root, failed = dpotrf(tried.T, lower=True)
         if not failed:
             return np.asarray(root)
         added = max(10.0 * added, _LEAST_ADDED)
-        if added > _MOST_ADDED or not np.isfinite(covariance).all():
-            raise LinAlgError("A covariance is far from positive semidefinite.")
         tried = covariance + added * np.eye(len(covariance))
+    spectrum, vectors = np.linalg.eigh(0.5 * (covariance + covariance.T))
+    half = vectors * np.sqrt(np.maximum(spectrum, _LEAST_ADDED))
+    upper: FloatArray = np.linalg.qr(half.T).R
+    return upper.T
