@@ -185,8 +185,11 @@ class LessenedSurface(Surface):
         """G, Q and L, in Fortran's order."""
         known, _ = dtrtrs(self.base.exact_root, np.asfortranarray(self._all.cross), lower=True)
         unknown = cholesky_root(self._all.spread - known.T @ known)
-        found = (np.asfortranarray(factor, np.float32) for factor in (self._all.gain, known, unknown))
-        return tuple(found)  # type: ignore[return-value]
+        return (
+            np.asfortranarray(self._all.gain, np.float32),
+            np.asfortranarray(known, np.float32),
+            np.asfortranarray(unknown, np.float32),
+        )
 
     @cached_property
     def _all(self) -> Lessened:
