@@ -14,20 +14,16 @@ software version, device string) travels in each file's metadata.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from search_spaces.device_catalogue import catalogue
 from tuner.performance.operator_table import OperatorTable
-from tuner.performance.table_file import read_table
+from tuner.performance.table_file import read_table, write_table
 from tuner.step import NumberFormat
 
-SCALE, OFFSET = 3000.0, 9.0
 SOURCE = "ai-dynamo/aiconfigurator 095f58a51c4ca8e61b66ec108d86f223f8d559ce, Apache-2.0, changed copy"
 OPERATORS = {
     "gemm": ("gemm_dtype", "kernel_source", "n", "k", "m"),
@@ -115,25 +111,14 @@ def spread(shapes: list[tuple[int, ...]], count: int) -> list[tuple[int, ...]]:
 
 def write(path: Path, rows: pd.DataFrame, keys: list[str], origin: pd.DataFrame) -> None:
     rows = rows.sort_values(keys)
-    columns: dict[str, pa.Array] = {}
-    for key in keys:
-        values = rows[key]
-        integers = pd.api.types.is_integer_dtype(values)
-        columns[key] = pa.array(values.astype("int32")) if integers else pa.array(values).dictionary_encode()
-    codes = np.clip(np.round((np.log(rows.latency_ms.to_numpy()) + OFFSET) * SCALE), 0, 65535)
-    columns["latency_code"] = pa.array(codes.astype("uint16"))
     first = origin.iloc[0] if len(origin) else None
-    provenance = {
-        "format": "serving-tuner operator table 1",
+    stated = {
         "source": SOURCE,
         "source_file": "" if first is None else str(first.source_file),
         "device": "" if first is None else str(first.device),
         "software": "" if first is None else f"{first.backend} {first.version}",
-        "latency": f"latency_ms = exp(latency_code / {SCALE:g} - {OFFSET:g})",
     }
-    table = pa.table(columns).replace_schema_metadata({"serving_tuner": json.dumps(provenance)})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table, path, compression="zstd", compression_level=19, use_dictionary=keys, column_encoding=None)
+    write_table(path, {key: rows[key].tolist() for key in keys}, (rows.latency_ms * 1e-3).tolist(), stated)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -24,13 +25,16 @@ import pyarrow.parquet as pq
 import torch
 
 from profilers import collectives, onnx_calls
+from profilers.gpu_calls import gpu_calls
 from profilers.probe import Probe
-from profilers.timing import Timing, time_call
+from profilers.timing import Timing, time_call, wake
 from profilers.torch_calls import torch_call
 from tuner.errors import UnavailableError, UsageError
 from tuner.units import format_bytes
 
-FORMAT: Final = "serving-tuner profile 2"
+FORMAT: Final = "serving-tuner profile 3"
+_GPU_CALL_S: Final = 0.04
+"""For the repeats of one kernel on a GPU: its times spread little."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,12 +44,14 @@ class Profile:
     Attributes:
         timings: by probe.
         missing: probes that the time limit left out.
+        failed: probes that no kernel here computes, with what the last one said.
         origin: device, software and date.
     """
 
     timings: dict[Probe, Timing]
     missing: tuple[Probe, ...]
     origin: dict[str, str]
+    failed: dict[Probe, str] = dataclasses.field(default_factory=dict)
 
 
 def profile(
@@ -72,18 +78,20 @@ def profile(
         UnavailableError: the device or the runtime is not there.
         UsageError: the journal belongs to another device, software or number of threads; a probe exceeds the memory.
     """
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise UnavailableError("No CUDA device is here. Profile with --device cpu, or on a machine with a GPU.")
+    _check_device(device)
     if runtime == "onnxruntime" and not (onnx_calls.is_installed() and device == "cpu"):
         raise UnavailableError(
             "Operators of onnxruntime are timed on the CPU, with onnxruntime installed. "
             "Write --device cpu and install it (pip install onnxruntime), or choose --runtime torch."
         )
     _check_memory(probes, device)
+    if device.startswith("cuda"):
+        wake(device)
     if threads is not None:
         torch.set_num_threads(threads)
     origin = _origin(device, runtime)
     timings = _read_journal(journal, origin)
+    failed: dict[Probe, str] = {}
     start = time.monotonic()
     journal.parent.mkdir(parents=True, exist_ok=True)
     wanted = [probe for probe in probes if probe not in timings]
@@ -91,12 +99,17 @@ def profile(
         if file.tell() == 0:
             file.write(json.dumps({"format": FORMAT, **origin}) + "\n")
         for probe, timing in _timings(wanted, device, runtime, lambda: start + limit_s - time.monotonic()):
+            if isinstance(timing, str):
+                failed[probe] = timing
+                continue
             timings[probe] = timing
             file.write(json.dumps({**dataclasses.asdict(probe), **dataclasses.asdict(timing)}) + "\n")
             file.flush()
             watch(sum(probe in timings for probe in probes), len(probes))
-    missing = tuple(probe for probe in wanted if probe not in timings)
-    return Profile(timings={p: timings[p] for p in probes if p in timings}, missing=missing, origin=origin)
+    missing = tuple(probe for probe in wanted if probe not in timings and probe not in failed)
+    return Profile(
+        timings={p: timings[p] for p in probes if p in timings}, missing=missing, origin=origin, failed=failed
+    )
 
 
 def write_profile(found: Profile, path: Path) -> None:
@@ -114,12 +127,34 @@ def write_profile(found: Profile, path: Path) -> None:
     os.replace(partial, path)
 
 
+def free_memory_bytes(device: str) -> float:
+    """Of the device, now.
+
+    Raises:
+        UnavailableError: it is not there.
+    """
+    _check_device(device)
+    if device.startswith("cuda"):
+        return float(torch.cuda.mem_get_info(device)[0])
+    return float(psutil.virtual_memory().available)
+
+
+def _check_device(device: str) -> None:
+    if not device.startswith("cuda"):
+        return
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not count:
+        raise UnavailableError("No CUDA device is here. Profile with --device cpu, or on a machine with a GPU.")
+    index = device.partition(":")[2]
+    if index and not (index.isdigit() and int(index) < count):
+        raise UnavailableError(f"There is no {device}: this machine has cuda:0 to cuda:{count - 1}. Name one of these.")
+
+
 def _check_memory(probes: Sequence[Probe], device: str) -> None:
     """Half of what is free must hold the largest probe: absurd lengths end here, not in a killed process."""
-    on_gpu = device.startswith("cuda")
-    free = torch.cuda.mem_get_info(device)[0] if on_gpu else psutil.virtual_memory().available
-    largest = max(probes, key=lambda probe: probe.values_held, default=None)
-    needed = 0.0 if largest is None else largest.values_held * (2.0 if on_gpu else 4.0)
+    free = free_memory_bytes(device)
+    largest = max(probes, key=lambda probe: _bytes_held(probe, device), default=None)
+    needed = 0.0 if largest is None else _bytes_held(largest, device)
     if largest is not None and needed > free / 2:
         raise UsageError(
             f"Timing {largest.kind} of {largest.rows} rows needs {format_bytes(needed)}, and {format_bytes(free)} of "
@@ -127,19 +162,53 @@ def _check_memory(probes: Sequence[Probe], device: str) -> None:
         )
 
 
+def _bytes_held(probe: Probe, device: str) -> float:
+    """Attention on a GPU is fused and keeps no scores."""
+    return probe.values_moved * 2.0 if device.startswith("cuda") else probe.values_held * 4.0
+
+
 def _timings(
     probes: Sequence[Probe], device: str, runtime: str, left_s: Callable[[], float]
-) -> Iterator[tuple[Probe, Timing]]:
-    """Times probes until nothing is left of the limit; collectives last, those of one group together."""
+) -> Iterator[tuple[Probe, Timing | str]]:
+    """Times probes until nothing is left of the limit; collectives last, those of one group together.
+
+    Yields:
+        A probe and its timing, or why there is none.
+    """
+    on_gpu = device.startswith("cuda")
     groups: dict[int, list[Probe]] = defaultdict(list)
     for probe in probes:
         if probe.kind in collectives.KINDS:
             groups[probe.rows].append(probe)
         elif left_s() > 0:
-            yield probe, _timed(probe, device, runtime)
+            yield probe, _timed_on_gpu(probe, device) if on_gpu else _timed(probe, device, runtime)
     for group in groups.values():
         if left_s() > 0:
             yield from collectives.time_collectives(group, device, left_s())
+
+
+def _timed_on_gpu(probe: Probe, device: str) -> Timing | str:
+    """With the fastest of the kernels that compete, or why none computes it."""
+    best: Timing | None = None
+    reason = "no kernel"
+    with torch.cuda.device(device):
+        try:
+            calls, runs = gpu_calls(probe, device)
+        except RuntimeError as error:  # out of memory, or a format that this GPU lacks
+            return _first_line(error)
+        for kernel, call in calls.items():
+            try:
+                timing = time_call(call, device, budget_s=_GPU_CALL_S).of_one(runs, kernel)
+            except RuntimeError as error:
+                reason = _first_line(error)
+                continue
+            if best is None or timing.median_s < best.median_s:
+                best = timing
+    return best or reason
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _timed(probe: Probe, device: str, runtime: str) -> Timing:
@@ -155,9 +224,19 @@ def _origin(device: str, runtime: str) -> dict[str, str]:
     return {
         "device": torch.cuda.get_device_name(device) if cuda else _cpu_name(),
         "threads": "" if cuda else str(torch.get_num_threads()),
-        "software": f"{runtime} {importlib.metadata.version(runtime)}",
+        "software": f"{runtime} {importlib.metadata.version(runtime)}" + (_driver() if cuda else ""),
         "date": datetime.date.today().isoformat(),
     }
+
+
+def _driver() -> str:
+    """Versions of CUDA and of the driver, as far as they are told."""
+    try:
+        words = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8").split()
+    except OSError:
+        words = []
+    driver = next((word for word in words if re.fullmatch(r"\d+\.\d+(\.\d+)?", word)), "")
+    return f", CUDA {torch.version.cuda}" + (f", driver {driver}" if driver else "")
 
 
 def _cpu_name() -> str:

@@ -19,6 +19,8 @@ class ProbeKind(enum.Enum):
 
     MATMUL = "matmul"
     ATTENTION = "attention"
+    DECODE_ATTENTION = "decode_attention"
+    EXPERTS = "experts"
     CONVOLUTION = "convolution"
     NORMALIZATION = "normalization"
     ACTIVATION = "activation"
@@ -35,10 +37,14 @@ class Probe:
         kind: by name, as in result tables.
         rows: tokens, sequences or images that run through it; ranks that take part in a sum.
         width, inner: outputs and inputs of a product; heads x head width and head width of attention; channels out of
-            and into a convolution; width of a pass; values of a sum.
-        length: tokens of each sequence, attention only.
+            and into a convolution; widths outside and inside an expert; width of a pass; values of a sum.
+        length: tokens of each sequence, attention only; those that are cached while one more is decoded.
         causal: whether attention looks back only.
-        detail: JSON of what a convolution is beside (`size`, `kernel`, `stride`, `padding`, `dilation`, `groups`).
+        detail: JSON of what a convolution is beside (`size`, `kernel`, `stride`, `padding`, `dilation`, `groups`), or
+            experts (`experts`, `chosen`, and GPUs to one expert and groups of them, `tensor`, `groups`).
+        kv_heads: of attention, 0 for as many as heads.
+        window: tokens that attention sees back, 0 for all.
+        format: of a product's weights; empty for the device's usual one.
     """
 
     kind: str
@@ -48,6 +54,9 @@ class Probe:
     length: int = 0
     causal: bool = False
     detail: str = ""
+    kv_heads: int = 0
+    window: int = 0
+    format: str = ""
 
     @property
     def flops(self) -> float:
@@ -56,17 +65,35 @@ class Probe:
             return 2.0 * self.rows * self.width * self.inner
         if self.kind == ProbeKind.ATTENTION.value:
             return 4.0 * self.rows * self.length * self.width * (0.5 if self.causal else 1.0)
+        if self.kind == ProbeKind.DECODE_ATTENTION.value:
+            return 4.0 * self.rows * self.seen * self.width
+        if self.kind == ProbeKind.EXPERTS.value:
+            known = self.routing()
+            share = known["chosen"] / (known["tensor"] * known["groups"])
+            return 6.0 * self.rows * share * self.width * self.inner
         if self.kind == ProbeKind.CONVOLUTION.value:
             return self.rows * self.convolution().flops_each
         return 0.0
+
+    @property
+    def seen(self) -> int:
+        """Tokens of a sequence that one new token attends to."""
+        return min(self.length, self.window) if self.window else self.length
 
     @property
     def values_moved(self) -> float:
         """Numbers read and written once, weights included."""
         if self.kind == ProbeKind.MATMUL.value:
             return float(self.width * self.inner + self.rows * (self.width + self.inner))
+        shared = self.kv_heads * self.inner if self.kv_heads else self.width
         if self.kind == ProbeKind.ATTENTION.value:
-            return 4.0 * self.rows * self.width
+            return 2.0 * self.rows * (self.width + shared)
+        if self.kind == ProbeKind.DECODE_ATTENTION.value:
+            return 2.0 * self.rows * (self.seen * shared + self.width)
+        if self.kind == ProbeKind.EXPERTS.value:
+            known = self.routing()
+            weights = 3.0 * known["experts"] * self.width * self.inner / (known["tensor"] * known["groups"])
+            return weights + 2.0 * self.rows * self.width
         if self.kind == ProbeKind.CONVOLUTION.value:
             found = self.convolution()
             return found.parameters + self.rows * found.bytes_each / found.activation_bytes
@@ -77,8 +104,13 @@ class Probe:
     @property
     def values_held(self) -> float:
         """Numbers in memory at once: an attention that is not fused also keeps its scores."""
-        scores = self.rows * self.length * (self.width / self.inner) if self.length else 0.0
+        fused = self.kind == ProbeKind.DECODE_ATTENTION.value
+        scores = self.rows * self.length * (self.width / self.inner) if self.length and not fused else 0.0
         return self.values_moved + 2.0 * scores
+
+    def routing(self) -> dict[str, int]:
+        """What a probe of experts says in `detail`."""
+        return {name: int(value) for name, value in json.loads(self.detail).items()}
 
     def convolution(self) -> Convolution:
         """The convolution that a probe of one times."""

@@ -18,17 +18,23 @@ class Timing:
         median_s: middle of the repeats.
         low_s, high_s: first and last quartile.
         repeats: how many calls were timed.
+        kernel: that was timed, where several compute the same.
     """
 
     median_s: float
     low_s: float
     high_s: float
     repeats: int
+    kernel: str = ""
 
-    def of_one(self, runs: int) -> Timing:
+    def of_one(self, runs: int, kernel: str = "") -> Timing:
         """Of one of the `runs` operations that a call was."""
         return Timing(
-            median_s=self.median_s / runs, low_s=self.low_s / runs, high_s=self.high_s / runs, repeats=self.repeats
+            median_s=self.median_s / runs,
+            low_s=self.low_s / runs,
+            high_s=self.high_s / runs,
+            repeats=self.repeats,
+            kernel=kernel,
         )
 
 
@@ -52,6 +58,16 @@ def time_call(
         call()
         samples.append(clock() - start)
     return summary(samples)
+
+
+def wake(device: str, seconds: float = 0.5) -> None:
+    """Keeps a GPU busy until its clocks are up."""
+    square = torch.randn(4096, 4096, dtype=torch.bfloat16, device=device)
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        for _ in range(20):
+            square @ square
+        torch.cuda.synchronize(device)
 
 
 def _time_cuda(call: Callable[[], object], budget_s: float, least: int) -> Timing:

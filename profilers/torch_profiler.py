@@ -1,12 +1,15 @@
-"""The profiler that `tune profile` finds by entry point: operators on the device at hand."""
+"""The profilers that `tune profile` finds by entry point: operators on the device at hand."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from profilers import onnx_calls
-from profilers.microbenchmark import profile, write_profile
+from profilers.gpu_probes import gpu_probes, untimed_formats
+from profilers.microbenchmark import free_memory_bytes, profile, write_profile
+from profilers.operator_tables import write_operator_tables
 from profilers.pass_time import PassTime
 from profilers.probe import probes
 from tuner.model_graph import ModelGraph
@@ -44,10 +47,42 @@ def profile_model(
     place = folder / f"{runtime}-{device.replace(':', '')}-{threads or 'all'}"
     found = profile(wanted, device, place / "journal.jsonl", limit_s, threads, watch, runtime)
     write_profile(found, place / "profile.parquet")
-    times = PassTime(found, 2.0 if device.startswith("cuda") else 4.0, shard)
+    times = PassTime(found, shard=shard)
 
     def seconds(operator: Operator, batch: int) -> tuple[float, bool] | None:
         time = times.operator(operator, batch, length)
         return None if time is None else (time.seconds, time.is_timed)
 
     return seconds
+
+
+def profile_gpu(
+    graph: ModelGraph,
+    device: str,
+    length: int,
+    folder: Path,
+    limit_s: float,
+    watch: Callable[[int, int], None],
+    shard: Shard | None = None,
+) -> tuple[Path, list[str]]:
+    """Times a model's operators on a GPU over all loads of a server, those of `folder` not again.
+
+    Args:
+        length: tokens of a sequence that is surely asked about.
+        folder: gets a journal, `profile.parquet`, and operator tables that predictions read.
+        shard: how the model is cut; its collectives are timed by that many GPUs of this machine.
+
+    Returns:
+        The folder of the tables, called after the device, and what could not be timed, for people.
+    """
+    wanted = gpu_probes(graph, length, free_memory_bytes(device), shard)
+    place = folder / f"torch-{device.replace(':', '')}"
+    found = profile(wanted, device, place / "journal.jsonl", limit_s, None, watch)
+    write_profile(found, place / "profile.parquet")
+    notes = [f"products of {each.value} weights are not timed: torch computes none as engines do"
+             for each in sorted(untimed_formats(graph), key=lambda each: each.value)]  # fmt: skip
+    if found.missing:
+        notes.append(f"{len(found.missing)} of {len(wanted)} were left out by --limit; run the command again to go on")
+    reasons = Counter((probe.kind, reason) for probe, reason in found.failed.items())
+    notes += [f"{kind}: {count} not timed: {reason}" for (kind, reason), count in sorted(reasons.items())]
+    return write_operator_tables(found, place), notes

@@ -51,7 +51,7 @@ def test_a_spent_limit_leaves_probes_missing(tmp_path: Path) -> None:
 
 
 def test_a_foreign_journal_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "journal.jsonl").write_text('{"format": "serving-tuner profile 2", "device": "abacus"}\n')
+    (tmp_path / "journal.jsonl").write_text('{"format": "serving-tuner profile 3", "device": "abacus"}\n')
     with pytest.raises(UsageError, match="is of device 'abacus'"):
         profile([Probe("matmul", 1, 8, 8)], "cpu", tmp_path / "journal.jsonl")
 

@@ -42,5 +42,6 @@ def test_onnxruntime_runs_it(probe: Probe) -> None:
 
 def test_onnxruntime_on_a_gpu_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(UnavailableError, match="timed on the CPU"):
         profile([], "cuda", tmp_path / "journal.jsonl", runtime="onnxruntime")

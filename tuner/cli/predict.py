@@ -13,6 +13,7 @@ from tuner.errors import UsageError
 from tuner.hardware import Hardware
 from tuner.performance.batch_file import predict_rows, read_rows, write_rows
 from tuner.performance.corrections import shipped
+from tuner.performance.host_table import profile_folder
 from tuner.performance.prediction import Predictor
 from tuner.performance.table_choice import tables_for
 
@@ -58,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.devices
     )
     folder = cast(Callable[[], Path], installed("tuner.operator_tables", "shipped"))()
-    predictor = Predictor(model_source(arguments.models), tables_for(catalogue, folder), shipped())
+    predictor = Predictor(model_source(arguments.models), tables_for(catalogue, folder, profile_folder()), shipped())
     found = predict_rows(predictor, rows, measured)
     write_rows(arguments.out, names, rows, found)
     declined = sum(1 for prediction in found if prediction.tpot_s is None)

@@ -15,8 +15,8 @@ from rich.table import Table
 
 from tuner.cli.performance_inputs import installed, read_model
 from tuner.cli.progress import shown_progress
-from tuner.errors import UnknownNameError, UsageError
-from tuner.hardware import Hardware
+from tuner.errors import UnavailableError, UnknownNameError, UsageError
+from tuner.hardware import Hardware, named_gpu
 from tuner.model_graph import ModelGraph, key_operators
 from tuner.operators import Experts, MatMul, Operator
 from tuner.performance.host_table import profile_folder
@@ -47,6 +47,19 @@ class _OperatorProfiler(Protocol):
     ) -> Callable[[Operator, int], tuple[float, bool] | None]: ...
 
 
+class _GpuProfiler(Protocol):
+    def __call__(
+        self,
+        graph: ModelGraph,
+        device: str,
+        length: int,
+        folder: Path,
+        limit_s: float,
+        watch: Callable[[int, int], None],
+        shard: Shard,
+    ) -> tuple[Path, list[str]]: ...
+
+
 _Times = Callable[[Operator], tuple[float, bool]]
 """Seconds of an operator, and whether they were timed or looked up (else they are a bound)."""
 
@@ -73,6 +86,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="where results are kept (default: where predictions look for them)"
     )
+    parser.add_argument("--devices", type=Path, metavar="FILE.yaml", help="your own device catalogue")
     parser.add_argument("--limit", type=float, default=150.0, metavar="SECONDS", help="wall time (default: 150)")
     parser.set_defaults(run=run)
 
@@ -93,24 +107,59 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(
             f"{graph.name} takes sequences of {graph.max_context} tokens at most, --tokens says {arguments.tokens}."
         )
-    if arguments.device == "cpu" or arguments.device.startswith("cuda"):
-        times = _measured(arguments, graph)
-    else:
-        times = _looked_up(arguments, graph)
+    if arguments.device.startswith("cuda"):
+        hardware = _profile_gpu(arguments, graph)
+        if hardware is not None and arguments.show:
+            _show(graph, _looked_up(arguments, graph, hardware.name), arguments)
+        return 0
+    times = _measured(arguments, graph) if arguments.device == "cpu" else _looked_up(arguments, graph, arguments.device)
     if arguments.show:
         _show(graph, times, arguments)
     return 0
 
 
+def _profile_gpu(arguments: argparse.Namespace, graph: ModelGraph) -> Hardware | None:
+    """Times operators on a GPU of this machine; its entry in the catalogue, if there is one."""
+    if arguments.runtime == "onnxruntime":
+        raise UnavailableError("Operators of onnxruntime are timed on the CPU. Write --device cpu or --runtime torch.")
+    shard = Shard.tensor_parallel(arguments.tensor_parallel)
+    graph.check(shard)
+    profiler = cast(_GpuProfiler, installed("tuner.profilers", "gpu"))
+    folder = _folder(arguments, graph)
+    with shown_progress("operators timed") as watch:
+        tables, notes = profiler(graph, arguments.device, arguments.tokens, folder, arguments.limit, watch, shard)
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+    print(f"tables are kept in {tables}", file=sys.stderr)
+    catalogue = _catalogue(arguments)
+    hardware = named_gpu(tables.name, catalogue)
+    if hardware is None:
+        print(
+            f"note: the device catalogue has no {tables.name}, so predictions cannot use these times. "
+            "Describe it in a file of your own (see search_spaces/devices.yaml) and name that with --devices.",
+            file=sys.stderr,
+        )
+    return hardware
+
+
+def _folder(arguments: argparse.Namespace, graph: ModelGraph) -> Path:
+    chosen: Path | None = arguments.out
+    return profile_folder() / _slug(graph.name) if chosen is None else chosen
+
+
+def _catalogue(arguments: argparse.Namespace) -> Mapping[str, Hardware]:
+    read = cast(Callable[[Path | None], Mapping[str, Hardware]], installed("tuner.device_catalogues", "shipped"))
+    return read(arguments.devices)
+
+
 def _measured(arguments: argparse.Namespace, graph: ModelGraph) -> _Times:
     if arguments.decode:
-        raise UsageError("Decoding steps are looked up, not timed here. Name a device of the catalogue with --decode.")
+        raise UsageError("Decoding steps are not timed on CPUs. Name a GPU of the catalogue, or cuda, with --decode.")
     shard = Shard.tensor_parallel(arguments.tensor_parallel)
     graph.check(shard)
     profiler = cast(_OperatorProfiler, installed("tuner.profilers", "torch"))
     batches = sorted({1, 2, 4, 8, 16, arguments.batch})
-    folder = arguments.out or profile_folder() / _slug(graph.name)
-
+    folder = _folder(arguments, graph)
     with shown_progress("operators timed") as watch:
         measured = profiler(
             graph, arguments.device, batches, arguments.tokens, folder, arguments.limit, watch, arguments.threads,
@@ -124,15 +173,16 @@ def _slug(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name) or "model"
 
 
-def _looked_up(arguments: argparse.Namespace, graph: ModelGraph) -> _Times:
-    catalogue = cast(Callable[[], Mapping[str, Hardware]], installed("tuner.device_catalogues", "shipped"))()
-    if arguments.device not in catalogue:
-        raise UnknownNameError("device", arguments.device, [*catalogue, "cpu", "cuda"])
+def _looked_up(arguments: argparse.Namespace, graph: ModelGraph, device: str) -> _Times:
+    catalogue = _catalogue(arguments)
+    if device not in catalogue:
+        raise UnknownNameError("device", device, [*catalogue, "cpu", "cuda"])
     folder = cast(Callable[[], Path], installed("tuner.operator_tables", "shipped"))()
     shard = Shard.tensor_parallel(arguments.tensor_parallel)
     graph.check(shard)
-    _say_unpacked(graph, catalogue[arguments.device])
-    step = StepTime(graph, tables_for(catalogue, folder)[arguments.device], shard)
+    _say_unpacked(graph, catalogue[device])
+    profiles = arguments.out or profile_folder()
+    step = StepTime(graph, tables_for(catalogue, folder, profiles)[device], shard)
     batch, tokens = np.array([float(arguments.batch)]), np.array([float(arguments.tokens)])
     loads = StepLoads.decode(batch, tokens) if arguments.decode else StepLoads.prefill(batch, tokens)
     return lambda operator: (float(step.operator_s(operator, loads)[1][0]), operator.kind in _IN_TABLES)

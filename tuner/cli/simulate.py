@@ -16,6 +16,7 @@ from tuner.cli.performance_inputs import installed, reader
 from tuner.errors import TraceError, UnknownNameError, UsageError
 from tuner.hardware import Hardware
 from tuner.performance.corrections import Engine, shipped
+from tuner.performance.host_table import profile_folder
 from tuner.performance.simulation.continuous import Requests, Served, simulate
 from tuner.performance.simulation.engine_settings import read_settings
 from tuner.performance.simulation.step_tables import StepTables
@@ -75,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
     engine = Engine.named(arguments.engine)
     known = read_settings(settings, graph, hardware)
     folder = cast(Callable[[], Path], installed("tuner.operator_tables", "shipped"))()
-    step = StepTime(graph, tables_for(catalogue, folder)[arguments.device], known.shard, known.cache)
+    step = StepTime(graph, tables_for(catalogue, folder, profile_folder())[arguments.device], known.shard, known.cache)
     longest = int((requests.input_tokens + requests.output_tokens).max())
     tables = StepTables.of(
         step, shipped().corrections, engine, True, known.scheduler.max_num_batched_tokens, max(longest, 64)

@@ -128,7 +128,7 @@ class GpuPasses(BatchPasses):
         self._graph, self._gpus = graph, gpus
         self._step = StepTime(graph, table, Shard())
         self.spread = 0.5 * (1.6 if table.is_borrowed else 1.0) * (1.5 if graph.assumptions else 1.0)
-        self.origin = f"operator tables of {table.measured.label}" + (", scaled" if table.is_borrowed else "")
+        self.origin = table.label
 
     def speeds(self, settings: DynamicBatching) -> Array:
         """Copies on one GPU share it; those on different ones do not."""

@@ -3,10 +3,12 @@
 Inside a table's grid the ratio is interpolated; outside it the nearest ratio goes on with the roofline;
 shapes that nobody measured (another expert width, another head count) take the ratio of the nearest
 measured shape. A device without tables takes the ratios of the most alike device that has them.
+What `tune profile` timed on a device comes before either, for the shapes that were timed.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +56,11 @@ _STORED: Final = {
 _DEFAULT_RATIO: Final = 1.5
 """Measured over roofline where nothing was ever measured: near the median of the shipped tables."""
 
+PREFILL: Final = "context_attention"
+DECODE: Final = "generation_attention"
+ENCODER: Final = "encoder_attention"
+"""Tables of attention: over prompts, for one new token each, and over sequences that are seen whole."""
+_LENGTH: Final = {PREFILL: "isl", ENCODER: "isl", DECODE: "past_kv_len"}
 _W4A8: Final = "w4a8_mxfp4_mxfp8"
 _ATTENTION_SHAPE: Final = ("head_dim", "window_size", "num_heads", "num_key_value_heads")
 _EXPERT_SHAPE: Final = ("hidden_size", "inter_size", "topk", "num_experts", "moe_tp_size", "moe_ep_size")
@@ -83,19 +90,34 @@ class OperatorTable:
         hardware: the device asked about.
         folder: tables of the device measured; `None` leaves the roofline alone.
         measured: the device that the tables belong to, where it is another one.
+        own: folders of tables that were profiled on `hardware` itself.
     """
 
-    def __init__(self, hardware: Hardware, folder: Path | None, measured: Hardware | None = None) -> None:
+    def __init__(
+        self, hardware: Hardware, folder: Path | None, measured: Hardware | None = None, own: Sequence[Path] = ()
+    ) -> None:
         self.hardware = hardware
         self.measured = measured or hardware
+        self.own = tuple(own)
         self._folder = folder
         self._grids: dict[tuple[object, ...], LogGrid] = {}
         self._formats: dict[tuple[object, ...], str] = {}
+        self._own_columns: dict[str, Columns | None] = {}
 
     @property
     def is_borrowed(self) -> bool:
         """Whether times are scaled from another device, or from nothing but the roofline."""
-        return self._folder is None or self.measured.name != self.hardware.name
+        return not self.own and (self._folder is None or self.measured.name != self.hardware.name)
+
+    @property
+    def label(self) -> str:
+        """Where the times come from, for people."""
+        if self.own:
+            return f"operator tables of {self.hardware.label}, some of them profiled here"
+        if not self.is_borrowed:
+            return f"operator tables of {self.hardware.label}"
+        near = "its roofline" if self._folder is None else self.measured.label
+        return f"scaled from {near}: {self.hardware.label} has no operator tables"
 
     def left_out(self, operator: str) -> TableError | None:
         """How far off an operator's times are at measured points that are predicted from the others.
@@ -121,6 +143,9 @@ class OperatorTable:
 
     def matmul_s(self, format: NumberFormat, n: ArrayLike, k: ArrayLike, m: ArrayLike) -> Array:
         """Of [m, k] x [k, n]."""
+        profiled = self._profiled_product(format, n, k)
+        if profiled is not None:
+            return roofline.matmul_s(self.hardware, _STORED[_GEMM[format][0]], n, k, m) * np.exp(profiled(m))
         columns = self._columns("gemm")
         if columns is None:
             return roofline.matmul_s(self.hardware, format, n, k, m) * _DEFAULT_RATIO
@@ -144,10 +169,14 @@ class OperatorTable:
         cache: NumberFormat,
         batch: ArrayLike,
         length: ArrayLike,
+        causal: bool = True,
     ) -> Array:
         """Of one layer over `batch` prompts of `length` without a cached prefix; window 0 sees all."""
-        bound = roofline.prefill_attention_s(self.hardware, heads, kv_heads, 2 * head_dim, window, batch, length)
-        grid = self._attention("context_attention", "isl", (head_dim, window, heads, kv_heads), cache)
+        dims = 2 * head_dim
+        bound = roofline.prefill_attention_s(self.hardware, heads, kv_heads, dims, window, batch, length, causal)
+        shape = (head_dim, window, heads, kv_heads)
+        grid = None if causal else self._profiled_attention(ENCODER, shape, "bfloat16")
+        grid = grid or self._attention(PREFILL, shape, cache)
         return bound * (_DEFAULT_RATIO if grid is None else np.exp(grid(batch, length)))
 
     def decode_attention_s(
@@ -162,7 +191,7 @@ class OperatorTable:
     ) -> Array:
         """Of one layer, one token for each of `batch` sequences of `context`."""
         bound = roofline.decode_attention_s(self.hardware, heads, kv_heads, 2 * head_dim, window, cache, batch, context)
-        grid = self._attention("generation_attention", "past_kv_len", (head_dim, window, heads, kv_heads), cache)
+        grid = self._attention(DECODE, (head_dim, window, heads, kv_heads), cache)
         return bound * (_DEFAULT_RATIO if grid is None else np.exp(grid(batch, context)))
 
     def latent_decode_s(
@@ -184,7 +213,7 @@ class OperatorTable:
         pairs = batch * context
         moved = pairs * cached_width * cache.bytes + batch * heads * 2.0 * half_width * 2.0
         bound = roofline.bound_s(self.hardware, 4.0 * pairs * heads * half_width, moved, NumberFormat.BF16)
-        grid = self._attention("generation_attention", "past_kv_len", (128, 0, heads, 1), cache)
+        grid = self._attention(DECODE, (128, 0, heads, 1), cache)
         return bound * (_DEFAULT_RATIO if grid is None else np.exp(grid(batch, context)))
 
     def experts_s(
@@ -201,6 +230,11 @@ class OperatorTable:
     ) -> Array:
         """Of one layer of routed experts on the busiest GPU."""
         wanted = (hidden, inner, chosen, experts, tensor, groups)
+        own_dtype = _MOE[format][0]
+        profiled = self._profiled_experts(own_dtype, wanted)
+        if profiled is not None:
+            bound = roofline.experts_s(self.hardware, _STORED[own_dtype], *wanted, tokens)
+            return bound * np.exp(profiled(tokens))
         columns = self._columns("moe")
         if columns is None:
             return roofline.experts_s(self.hardware, format, *wanted, tokens) * _DEFAULT_RATIO
@@ -212,11 +246,7 @@ class OperatorTable:
             if rows.latency_s.size == 0:
                 rows = columns.where(moe_dtype=dtype)
             shape = _nearest(rows.distinct(*_EXPERT_SHAPE), wanted, (1.0, 1.0, 2.0, 1.0, 1.5, 1.5))
-            rows = rows.where(**dict(zip(_EXPERT_SHAPE, shape, strict=True)))
-            width, within, among, every, cut, spread = shape
-            sizes = rows.values["num_tokens"]
-            bound = roofline.experts_s(self.measured, stored, width, within, among, every, cut, spread, sizes)
-            return _grid([sizes], np.log(rows.latency_s / bound))
+            return _expert_grid(self.measured, rows, shape, stored)
 
         grid = self._once(("moe", dtype, routing, *wanted), make)
         return roofline.experts_s(self.hardware, stored, *wanted, tokens) * np.exp(grid(tokens))
@@ -272,33 +302,96 @@ class OperatorTable:
             self._formats[key] = exact or _available(columns, "moe_dtype", _MOE[format])
         return self._formats[key]
 
-    def _attention(
-        self, operator: str, length: str, wanted: tuple[int, int, int, int], cache: NumberFormat
-    ) -> LogGrid | None:
+    def _attention(self, operator: str, wanted: tuple[int, int, int, int], cache: NumberFormat) -> LogGrid | None:
+        kv_dtype = "fp8" if cache in (NumberFormat.FP8, NumberFormat.FP8_BLOCK) else "bfloat16"
+        profiled = self._profiled_attention(operator, wanted, kv_dtype)
+        if profiled is not None:
+            return profiled
         columns = self._columns(operator)
         if columns is None:
             return None
-        kv_dtype = "fp8" if cache in (NumberFormat.FP8, NumberFormat.FP8_BLOCK) else "bfloat16"
 
         def make() -> LogGrid:
             rows = columns.where(kv_cache_dtype=kv_dtype)
             if rows.latency_s.size == 0:
                 rows = columns
             shape = _nearest(rows.distinct(*_ATTENTION_SHAPE), wanted, (4.0, 2.0, 1.0, 2.0))
-            rows = rows.where(**dict(zip(_ATTENTION_SHAPE, shape, strict=True)))
-            head_dim, window, heads, kv_heads = shape
-            batch, extent = rows.values["batch_size"], rows.values[length]
-            if operator == "context_attention":
-                bound = roofline.prefill_attention_s(
-                    self.measured, heads, kv_heads, 2 * head_dim, window, batch, extent
-                )
-            else:
-                bound = roofline.decode_attention_s(
-                    self.measured, heads, kv_heads, 2 * head_dim, window, cache, batch, extent
-                )
-            return _grid([batch, extent], np.log(rows.latency_s / bound))
+            return _attention_grid(self.measured, operator, rows, shape, cache)
 
         return self._once((operator, kv_dtype, *wanted), make)
+
+    def _profiled(self, operator: str) -> Columns | None:
+        """Rows of all tables of an operator that were profiled on the device."""
+        if operator not in self._own_columns:
+            tables = [read_table(path) for each in self.own if (path := each / f"{operator}.parquet").is_file()]
+            self._own_columns[operator] = functools.reduce(Columns.joined, tables) if tables else None
+        return self._own_columns[operator]
+
+    def _profiled_product(self, format: NumberFormat, n: ArrayLike, k: ArrayLike) -> LogGrid | None:
+        """Of a product that was timed on the device; of the nearest one where no table of the device knows better."""
+        columns = self._profiled("gemm")
+        if columns is None or np.ndim(n) or np.ndim(k):
+            return None
+        dtype = _GEMM[format][0]
+        wanted = (int(np.asarray(n)), int(np.asarray(k)))
+        rows = columns.where(gemm_dtype=dtype)
+        shapes = rows.distinct("n", "k")
+        has_tables = self._folder is not None and self.measured.name == self.hardware.name
+        if not shapes or (wanted not in shapes and has_tables):
+            return None
+
+        def make() -> LogGrid:
+            near = _nearest(shapes, wanted, (1.0, 1.0))
+            timed = rows.where(n=near[0], k=near[1])
+            bound = roofline.matmul_s(self.hardware, _STORED[dtype], near[0], near[1], timed.values["m"])
+            return _grid([timed.values["m"]], np.log(timed.latency_s / bound))
+
+        return self._once(("profiled gemm", dtype, *wanted), make)
+
+    def _profiled_attention(self, operator: str, wanted: tuple[int, int, int, int], kv_dtype: str) -> LogGrid | None:
+        columns = self._profiled(operator)
+        if columns is None:
+            return None
+        rows = columns.where(kv_cache_dtype=kv_dtype, **dict(zip(_ATTENTION_SHAPE, wanted, strict=True)))
+        if rows.latency_s.size == 0:
+            return None
+        cache = NumberFormat.FP8 if kv_dtype == "fp8" else NumberFormat.BF16
+        key = ("profiled", operator, kv_dtype, *wanted)
+        return self._once(key, lambda: _attention_grid(self.hardware, operator, rows, wanted, cache))
+
+    def _profiled_experts(self, dtype: str, wanted: tuple[int, ...]) -> LogGrid | None:
+        columns = self._profiled("moe")
+        if columns is None:
+            return None
+        rows = columns.where(moe_dtype=dtype, **dict(zip(_EXPERT_SHAPE, wanted, strict=True)))
+        if rows.latency_s.size == 0:
+            return None
+        key = ("profiled moe", dtype, *wanted)
+        return self._once(key, lambda: _expert_grid(self.hardware, rows, wanted, _STORED[dtype]))
+
+
+def _attention_grid(
+    device: Hardware, operator: str, rows: Columns, shape: tuple[int, ...], cache: NumberFormat
+) -> LogGrid:
+    """Measured over roofline of one shape, by batch and length."""
+    rows = rows.where(**dict(zip(_ATTENTION_SHAPE, shape, strict=True)))
+    head_dim, window, heads, kv_heads = shape
+    batch, extent = rows.values["batch_size"], rows.values[_LENGTH[operator]]
+    if operator == DECODE:
+        bound = roofline.decode_attention_s(device, heads, kv_heads, 2 * head_dim, window, cache, batch, extent)
+    else:
+        causal = operator == PREFILL
+        bound = roofline.prefill_attention_s(device, heads, kv_heads, 2 * head_dim, window, batch, extent, causal)
+    return _grid([batch, extent], np.log(rows.latency_s / bound))
+
+
+def _expert_grid(device: Hardware, rows: Columns, shape: tuple[int, ...], stored: NumberFormat) -> LogGrid:
+    """Measured over roofline of one shape, by tokens."""
+    rows = rows.where(**dict(zip(_EXPERT_SHAPE, shape, strict=True)))
+    hidden, inner, chosen, experts, tensor, groups = shape
+    sizes = rows.values["num_tokens"]
+    bound = roofline.experts_s(device, stored, hidden, inner, chosen, experts, tensor, groups, sizes)
+    return _grid([sizes], np.log(rows.latency_s / bound))
 
 
 def _available(columns: Columns, column: str, wanted: Sequence[str]) -> str:

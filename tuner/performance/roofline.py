@@ -32,12 +32,19 @@ def matmul_s(hardware: Hardware, format: NumberFormat, n: ArrayLike, k: ArrayLik
 
 
 def prefill_attention_s(
-    hardware: Hardware, heads: float, kv_heads: float, dims: float, window: float, batch: ArrayLike, length: ArrayLike
+    hardware: Hardware,
+    heads: float,
+    kv_heads: float,
+    dims: float,
+    window: float,
+    batch: ArrayLike,
+    length: ArrayLike,
+    causal: bool = True,
 ) -> Array:
-    """Of causal attention over `batch` prompts of `length`; `dims` is key plus value width, window 0 is all."""
+    """Of attention over `batch` sequences of `length`; `dims` is key plus value width, window 0 is all."""
     batch, length = np.asarray(batch, dtype=np.float64), np.asarray(length, dtype=np.float64)
     seen = length if window == 0 else np.minimum(length, window)
-    pairs = batch * (seen * (seen + 1) / 2.0 + (length - seen) * seen)
+    pairs = batch * (seen * (seen + 1) / 2.0 + (length - seen) * seen) if causal else batch * length * seen
     moved = batch * length * (heads + kv_heads) * dims * _ACTIVATION_BYTES
     return bound_s(hardware, 2.0 * pairs * heads * dims, moved, NumberFormat.BF16)
 

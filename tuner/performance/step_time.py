@@ -177,7 +177,7 @@ class StepTime:
         if operator.length is not None:
             loads = StepLoads.prefill(loads.sequences, np.full(loads.sequences.shape, float(operator.length)))
         if np.any(loads.prefill_sequences > 0):
-            total += self._prefill(heads, kv_heads, head_dim, window, loads)
+            total += self._prefill(heads, kv_heads, head_dim, window, loads, operator.causal)
         if np.any(loads.decode_sequences > 0) and operator.keeps_cache:
             decode = self.table.decode_attention_s(
                 heads, kv_heads, head_dim, window, self.cache,
@@ -186,11 +186,13 @@ class StepTime:
             total += np.where(loads.decode_sequences > 0, decode, 0.0)
         return total
 
-    def _prefill(self, heads: int, kv_heads: int, head_dim: int, window: int, loads: StepLoads) -> Array:
+    def _prefill(
+        self, heads: int, kv_heads: int, head_dim: int, window: int, loads: StepLoads, causal: bool = True
+    ) -> Array:
         """A chunk after a cached prefix costs what the whole costs less what the prefix alone would."""
         batch = np.maximum(loads.prefill_sequences, 1e-3)
         whole = np.maximum(loads.prefill_context + loads.prefill_tokens, 1.0)
-        seconds = self.table.prefill_attention_s(heads, kv_heads, head_dim, window, self.cache, batch, whole)
+        seconds = self.table.prefill_attention_s(heads, kv_heads, head_dim, window, self.cache, batch, whole, causal)
         if np.any(loads.prefill_context > 0):
             before = np.maximum(loads.prefill_context, 1.0)
             prefix = self.table.prefill_attention_s(heads, kv_heads, head_dim, window, self.cache, batch, before)

@@ -5,24 +5,42 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
-from tuner.hardware import Hardware
+from tuner.hardware import Hardware, named_gpu
 from tuner.performance.operator_table import OperatorTable
 from tuner.step import NumberFormat
 
+PROFILED: Final = "operators"
+"""Folder in that of a profile, with one folder of tables per device, called after what the driver calls it."""
 
-def tables_for(catalogue: Mapping[str, Hardware], folder: Path) -> dict[str, OperatorTable]:
+
+def tables_for(
+    catalogue: Mapping[str, Hardware], folder: Path, profiles: Path | None = None
+) -> dict[str, OperatorTable]:
     """A table for every device of the catalogue; those without one borrow the nearest device's ratios.
 
     Args:
         catalogue: device types by name.
         folder: holds one folder of table files per measured device.
+        profiles: the user's, as `tune profile` keeps them; `None` leaves them out.
     """
+    own = {} if profiles is None else profiled_tables(catalogue, profiles)
     measured = [hardware for name, hardware in catalogue.items() if (folder / name / "gemm.parquet").is_file()]
     found: dict[str, OperatorTable] = {}
     for name, hardware in catalogue.items():
         near = hardware if hardware in measured else nearest(hardware, measured)
-        found[name] = OperatorTable(hardware, None if near is None else folder / near.name, near)
+        found[name] = OperatorTable(hardware, None if near is None else folder / near.name, near, own.get(name, ()))
+    return found
+
+
+def profiled_tables(catalogue: Mapping[str, Hardware], profiles: Path) -> dict[str, list[Path]]:
+    """Folders of tables below `profiles` that were timed on a device of the catalogue, by its name."""
+    found: dict[str, list[Path]] = {}
+    for folder in sorted(profiles.rglob(f"{PROFILED}/*/")) if profiles.is_dir() else []:
+        hardware = named_gpu(folder.name, catalogue)
+        if hardware is not None:
+            found.setdefault(hardware.name, []).append(folder)
     return found
 
 

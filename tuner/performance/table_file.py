@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -48,6 +49,19 @@ class Columns:
         values = {name: column[keep] for name, column in self.values.items()}
         return Columns(values, self.latency_s[keep], self.words, self.provenance)
 
+    def joined(self, other: Columns) -> Columns:
+        """These rows and those of another file of the same operator."""
+        words: dict[str, tuple[str, ...]] = {}
+        values: dict[str, NDArray[np.int64]] = {}
+        for name, column in self.values.items():
+            added = other.values[name]
+            if name in self.words:
+                words[name] = tuple(dict.fromkeys((*self.words[name], *other.words[name])))
+                places = np.array([words[name].index(word) for word in other.words[name]], dtype=np.int64)
+                added = places[added]
+            values[name] = np.concatenate([column, added])
+        return Columns(values, np.concatenate([self.latency_s, other.latency_s]), words, other.provenance)
+
     def distinct(self, *names: str) -> list[tuple[int, ...]]:
         """Combinations of integer columns that occur."""
         stacked = np.stack([self.values[name] for name in names], axis=1)
@@ -86,3 +100,33 @@ def read_table(path: Path) -> Columns:
         values[name] = column.to_numpy(zero_copy_only=False).astype(np.int64)
     codes = values.pop("latency_code").astype(np.float64)
     return Columns(values, np.exp(codes / CODE_SCALE - CODE_OFFSET) * 1e-3, words, provenance)
+
+
+def write_table(
+    path: Path, keys: Mapping[str, Sequence[int] | Sequence[str]], latency_s: Sequence[float], origin: Mapping[str, str]
+) -> None:
+    """Writes a table file, whole or not at all.
+
+    Args:
+        keys: columns of whole numbers or texts, by name, one entry per row.
+        latency_s: of each row, s.
+        origin: provenance: device, software, source and date.
+    """
+    columns: dict[str, pa.Array] = {}
+    for name, values in keys.items():
+        is_text = len(values) > 0 and isinstance(values[0], str)
+        columns[name] = pa.array(values).dictionary_encode() if is_text else pa.array(values, pa.int32())
+    codes = np.round((np.log(np.asarray(latency_s, dtype=np.float64) * 1e3) + CODE_OFFSET) * CODE_SCALE)
+    columns["latency_code"] = pa.array(np.clip(codes, 0, 65535).astype(np.uint16))
+    stated = {
+        "format": FORMAT,
+        **origin,
+        "latency": f"latency_ms = exp(latency_code / {CODE_SCALE:g} - {CODE_OFFSET:g})",
+    }
+    table = pa.table(columns).replace_schema_metadata({"serving_tuner": json.dumps(stated)})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    pq.write_table(
+        table, partial, compression="zstd", compression_level=19, use_dictionary=list(keys), column_encoding=None
+    )
+    os.replace(partial, path)

@@ -13,7 +13,7 @@ import numpy as np
 
 from tuner.device import DeviceKind, DeviceType
 from tuner.errors import UnpredictableError, did_you_mean
-from tuner.hardware import Hardware
+from tuner.hardware import Hardware, named_gpu
 from tuner.metric import Metric, MetricRef
 from tuner.model_graph import ModelGraph
 from tuner.performance.batch_passes import PARALLEL, BatchPasses, CorePasses, GpuPasses
@@ -30,7 +30,7 @@ from tuner.performance.table_choice import tables_for
 from tuner.serving import ContinuousBatching, DynamicBatching, ServedModel, Serving
 from tuner.step import NumberFormat
 from tuner.study import adapters
-from tuner.study.catalogue import catalogue, named_gpu
+from tuner.study.catalogue import catalogue
 from tuner.study.read_model import read_graph
 from tuner.trial import TrialPlan
 from tuner.units import format_bytes
@@ -130,11 +130,7 @@ class Sequences:
     @property
     def origin(self) -> str:
         """Where its times come from."""
-        table = self.table(0)
-        if table.is_borrowed:
-            near = "its roofline" if table.measured.name == table.hardware.name else table.measured.label
-            return f"scaled from {near}: {table.hardware.label} has no operator tables"
-        return f"operator tables of {table.hardware.label}"
+        return self.table(0).label
 
     def predict(self, settings: Sequence[Serving]) -> PredictedMetrics:
         """See `DeviceModel.predict`."""
@@ -178,7 +174,7 @@ def device_model(served: ServedModel, device: DeviceType, plan: TrialPlan) -> De
 
 def _gpu_table(hardware: Hardware) -> OperatorTable:
     folder = cast(Callable[[], Path], adapters.load(OPERATOR_TABLES, "shipped"))()
-    return tables_for({**catalogue(), hardware.name: hardware}, folder)[hardware.name]
+    return tables_for({**catalogue(), hardware.name: hardware}, folder, profile_folder())[hardware.name]
 
 
 def _gpu(device: DeviceType) -> Hardware:

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Final
 
 from tuner.errors import UsageError
+from tuner.hardware import named_gpu
 from tuner.parameter import Value
 from tuner.priors.earlier_tasks import UsablePriors, prior_of_trials, usable_priors
 from tuner.priors.library import PriorLibrary, read_priors
 from tuner.priors.prior_task import PriorTask
 from tuner.space import Space
 from tuner.step import NumberFormat
-from tuner.study.catalogue import catalogue, named_gpu
+from tuner.study.catalogue import catalogue
 from tuner.study.definition import AUTO, META, NONE, Study
 from tuner.study.read_model import model_features
 from tuner.study.result import Result

@@ -14,12 +14,13 @@ import numpy as np
 
 from tuner.device import DeviceKind, DeviceType
 from tuner.errors import TunerError
+from tuner.hardware import named_gpu
 from tuner.parameter import DEVICE, Config, Value
 from tuner.performance.fitted_memory import FittedMemory, MemoryTrial
 from tuner.ports import Predictable, SearchSpace
 from tuner.serving import DynamicBatching, ServedModel
 from tuner.strategies.candidates import Candidates, Positions
-from tuner.study.catalogue import catalogue, named_gpu
+from tuner.study.catalogue import catalogue
 from tuner.study.definition import Study
 from tuner.study.record import TrialRecord
 from tuner.trial import Reason

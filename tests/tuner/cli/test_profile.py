@@ -86,7 +86,7 @@ def test_a_format_that_the_device_lacks_is_said(tmp_path: Path, capsys: pytest.C
         (DENSE, ("--device", "h100_sxm", "--tensor-parallel", "3"), "4 attention heads, which 3 GPUs"),
         (DENSE, ("--device", "h100_sxm", "--tensor-parallel", "0"), "is no shard"),
         (DENSE, ("--device", "h100-sxm"), "h100_sxm"),
-        (DENSE, ("--device", "cpu", "--decode"), "looked up, not timed"),
+        (DENSE, ("--device", "cpu", "--decode"), "not timed on CPUs"),
         (DENSE, ("--device", "cpu", "--threads", "0"), "1 thread or more"),
         (DENSE, ("--device", "cpu", "--limit", "-1"), "more than 0 seconds"),
         ({"model_type": "llama", "hidden_size": 64}, (), "is missing"),
