@@ -39,6 +39,7 @@ from tuner.step import NumberFormat, Shard
 
 DECODING = ((1, 512), (8, 512), (32, 1024), (64, 2048), (128, 1024), (256, 512))
 PROMPTS = ((1, 512), (1, 2048), (1, 8192), (4, 1024), (8, 300))
+BACKENDS = (SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION)
 BF16 = torch.bfloat16
 
 
@@ -83,16 +84,39 @@ def measure(model: Path, layers: int, tables: dict[str, OperatorTable]) -> list[
     found: list[dict[str, object]] = []
     for decoding, loads in ((True, DECODING), (False, PROMPTS)):
         for count, tokens in loads:
-            timing = time_call(decoder.step(count, tokens, decoding), "cuda", budget_s=0.2)
+            calls = [decoder.step(count, tokens, decoding, backend) for backend in BACKENDS]
+            timings = [time_call(call, "cuda", budget_s=0.2) for call in calls]
+            timing, call = min(zip(timings, calls, strict=True), key=lambda pair: pair[0].median_s)
             row: dict[str, object] = {
                 "model": model.name, "layers": config["num_hidden_layers"], "device": torch.cuda.get_device_name(),
                 "what": "decode" if decoding else "prefill", "sequences": count, "tokens": tokens,
-                "measured_s": timing.median_s,
+                "measured_s": timing.median_s, "kernels_s": by_kernel(call),
             }  # fmt: skip
             found.append(
                 row | {name: predicted(graph, table, count, tokens, decoding) for name, table in tables.items()}
             )
     return found
+
+
+def by_kernel(call: Callable[[], object]) -> dict[str, float]:
+    """Seconds that the kernels of a pass take, one by one, by what they compute."""
+    call()
+    torch.cuda.synchronize()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as found:
+        for _ in range(3):
+            call()
+        torch.cuda.synchronize()
+    sums = dict.fromkeys(("matmul", "attention", "fused", "other"), 0.0)
+    for event in found.key_averages():
+        name = event.key.lower()
+        kind = (
+            "attention" if "sdpa" in name or "flash_fwd" in name or "fmha" in name
+            else "fused" if name.startswith("triton")
+            else "matmul" if any(word in name for word in ("nvjet", "gemm", "cutlass", "splitk"))
+            else "other"
+        )  # fmt: skip
+        sums[kind] += event.self_device_time_total * 1e-6 / 3
+    return sums
 
 
 def predicted(graph: ModelGraph, table: OperatorTable, count: int, tokens: int, decoding: bool) -> dict[str, float]:
@@ -107,7 +131,11 @@ def report(name: str, rows: list[dict[str, object]]) -> None:
     for row in rows:
         measured = float(str(row["measured_s"]))
         errors = " ".join(f"{table} {row[table]['total'] / measured - 1:+7.1%}" for table in ("shipped", "profiled"))  # type: ignore[index]
-        print(f"{name:32} {row['what']:8} {row['sequences']:4} x {row['tokens']:5} {measured * 1e3:9.3f} ms  {errors}")
+        kernels = row["kernels_s"]
+        assert isinstance(kernels, dict)
+        parts = " ".join(f"{kind} {seconds * 1e3:.2f}" for kind, seconds in kernels.items())
+        load = f"{row['what']:8} {row['sequences']:4} x {row['tokens']:5}"
+        print(f"{name:32} {load} {measured * 1e3:9.3f} ms  {errors}  kernels, ms: {parts}")
     for what in ("decode", "prefill"):
         for table in ("shipped", "profiled"):
             errors_of = [
@@ -142,24 +170,24 @@ class Decoder:
             "down": _weight(self.experts, self.hidden, inner).transpose(1, 2),
         }
 
-    def step(self, count: int, tokens: int, decoding: bool) -> Callable[[], object]:
+    def step(self, count: int, tokens: int, decoding: bool, backend: SDPBackend) -> Callable[[], object]:
         """A pass: one token for each of `count` sequences of `tokens`, or as many prompts of that length."""
         rows = count if decoding else count * tokens
         shape = (count, tokens, self.kv_heads, self.head)
         caches = [(_weight(*shape), _weight(*shape)) for _ in self.layers] if decoding else []
         hidden = _weight(rows, self.hidden)
         norm = torch.ones(self.hidden, dtype=BF16)
+        gqa = self.heads != self.kv_heads
         angles = torch.rand(rows, 1, self.head // 2, dtype=BF16)
 
         def attend(place: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
             if decoding:
                 key, value = (each.transpose(1, 2) for each in caches[place])
-                grouped = query.reshape(count, self.kv_heads, self.heads // self.kv_heads, self.head)
-                return functional.scaled_dot_product_attention(grouped, key, value)
+                query = query.reshape(count, self.heads, 1, self.head)
+                return functional.scaled_dot_product_attention(query, key, value, enable_gqa=gqa)
             query, key, value = (
                 each.reshape(count, tokens, -1, self.head).transpose(1, 2) for each in (query, key, value)
             )
-            gqa = self.heads != self.kv_heads
             out = functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=gqa)
             return out.transpose(1, 2)
 
@@ -178,10 +206,7 @@ class Decoder:
             return functional.linear(last, self.head_weight)
 
         def call() -> object:
-            backends = (
-                [SDPBackend.FLASH_ATTENTION] if decoding else [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION]
-            )
-            with torch.no_grad(), sdpa_kernel(backends, set_priority=True):
+            with torch.no_grad(), sdpa_kernel(backend):
                 return run()
 
         return call

@@ -14,6 +14,7 @@ import os
 import platform
 import re
 import time
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -191,7 +192,8 @@ def _timed_on_gpu(probe: Probe, device: str) -> Timing | str:
     """With the fastest of the kernels that compete, or why none computes it."""
     best: Timing | None = None
     reason = "no kernel"
-    with torch.cuda.device(device):
+    with torch.cuda.device(device), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # each attention kernel tells why it does not fit before the next is tried
         try:
             calls, runs = gpu_calls(probe, device)
         except RuntimeError as error:  # out of memory, or a format that this GPU lacks

@@ -121,9 +121,9 @@ def test_some_kernel_computes_it(probe: Probe, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("config", [LLAMA, MIXTRAL, BERT], ids=["dense", "experts", "encoder"])
 def test_predictions_give_back_what_was_timed(tmp_path: Path, config: dict[str, object]) -> None:
     graph = read(tmp_path / "model", config)
-    found = timed(gpu_probes(graph, 128, MEMORY))
+    found = timed(gpu_probes(graph, 128, MEMORY), "NVIDIA L4")
     write_operator_tables(found, tmp_path / "profiles" / "model" / "torch-cuda")
-    table = tables_for(catalogue(), shipped_tables(), tmp_path / "profiles")["h100_sxm"]
+    table = tables_for(catalogue(), shipped_tables(), tmp_path / "profiles")["l4"]
     checked = 0
     for probe, timing in found.timings.items():
         seconds = _looked_up(table, probe)
@@ -164,6 +164,18 @@ def test_a_profile_changes_only_its_own_device_and_its_own_shapes(tmp_path: Path
     for name, (n, k) in itertools.product(("h100_sxm", "a100_sxm", "l4"), ((4096, 4096), (14336, 1024))):
         before = plain[name].matmul_s(NumberFormat.BF16, n, k, np.array([1.0, 64.0]))
         np.testing.assert_array_equal(before, own[name].matmul_s(NumberFormat.BF16, n, k, np.array([1.0, 64.0])))
+
+
+def test_kernels_of_engines_come_before_those_of_torch(tmp_path: Path) -> None:
+    """A product of 4096 x 4096 is in the shipped tables of the H100, one of 1000 x 256 is not."""
+    found = timed([Probe("matmul", 64, 4096, 4096, format="bf16"), Probe("matmul", 64, 1000, 256, format="bf16")])
+    write_operator_tables(found, tmp_path / "profiles")
+    plain, own = (tables_for(catalogue(), shipped_tables(), where)["h100_sxm"] for where in (None, tmp_path))
+    bf16 = NumberFormat.BF16
+    assert own.matmul_s(bf16, 4096, 4096, 64) == plain.matmul_s(bf16, 4096, 4096, 64)
+    assert float(own.matmul_s(bf16, 1000, 256, 64)) == pytest.approx(
+        found.timings[Probe("matmul", 64, 1000, 256, format="bf16")].median_s, rel=1e-3
+    )
 
 
 def test_a_gpu_without_shipped_tables_is_known_by_its_profile(tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 Inside a table's grid the ratio is interpolated; outside it the nearest ratio goes on with the roofline;
 shapes that nobody measured (another expert width, another head count) take the ratio of the nearest
 measured shape. A device without tables takes the ratios of the most alike device that has them.
-What `tune profile` timed on a device comes before either, for the shapes that were timed.
+What `tune profile` timed on a device stands between the two: for shapes of which the device's own tables,
+which hold the kernels of engines, have no measurement.
 """
 
 from __future__ import annotations
@@ -103,6 +104,7 @@ class OperatorTable:
         self._grids: dict[tuple[object, ...], LogGrid] = {}
         self._formats: dict[tuple[object, ...], str] = {}
         self._own_columns: dict[str, Columns | None] = {}
+        self._own_rows: dict[tuple[object, ...], Columns | None] = {}
 
     @property
     def is_borrowed(self) -> bool:
@@ -140,6 +142,10 @@ class OperatorTable:
             outside=float(np.mean(np.abs(np.expm1(outermost)))),
             outside_p90=float(np.quantile(np.abs(np.expm1(outermost)), 0.9)),
         )
+
+    @property
+    def _has_tables(self) -> bool:
+        return self._folder is not None and self.measured.name == self.hardware.name
 
     def matmul_s(self, format: NumberFormat, n: ArrayLike, k: ArrayLike, m: ArrayLike) -> Array:
         """Of [m, k] x [k, n]."""
@@ -329,45 +335,48 @@ class OperatorTable:
 
     def _profiled_product(self, format: NumberFormat, n: ArrayLike, k: ArrayLike) -> LogGrid | None:
         """Of a product that was timed on the device; of the nearest one where no table of the device knows better."""
-        columns = self._profiled("gemm")
-        if columns is None or np.ndim(n) or np.ndim(k):
+        if np.ndim(n) or np.ndim(k):
             return None
         dtype = _GEMM[format][0]
-        wanted = (int(np.asarray(n)), int(np.asarray(k)))
-        rows = columns.where(gemm_dtype=dtype)
-        shapes = rows.distinct("n", "k")
-        has_tables = self._folder is not None and self.measured.name == self.hardware.name
-        if not shapes or (wanted not in shapes and has_tables):
+        wanted = {"n": int(np.asarray(n)), "k": int(np.asarray(k))}
+        rows = self._profiled_rows("gemm", wanted if self._has_tables else {}, {"gemm_dtype": dtype})
+        if rows is None:
             return None
 
         def make() -> LogGrid:
-            near = _nearest(shapes, wanted, (1.0, 1.0))
+            near = _nearest(rows.distinct("n", "k"), (wanted["n"], wanted["k"]), (1.0, 1.0))
             timed = rows.where(n=near[0], k=near[1])
             bound = roofline.matmul_s(self.hardware, _STORED[dtype], near[0], near[1], timed.values["m"])
             return _grid([timed.values["m"]], np.log(timed.latency_s / bound))
 
-        return self._once(("profiled gemm", dtype, *wanted), make)
+        return self._once(("profiled gemm", dtype, *wanted.values()), make)
 
     def _profiled_attention(self, operator: str, wanted: tuple[int, int, int, int], kv_dtype: str) -> LogGrid | None:
-        columns = self._profiled(operator)
-        if columns is None:
-            return None
-        rows = columns.where(kv_cache_dtype=kv_dtype, **dict(zip(_ATTENTION_SHAPE, wanted, strict=True)))
-        if rows.latency_s.size == 0:
+        shape = dict(zip(_ATTENTION_SHAPE, wanted, strict=True))
+        rows = self._profiled_rows(operator, shape, {"kv_cache_dtype": kv_dtype})
+        if rows is None:
             return None
         cache = NumberFormat.FP8 if kv_dtype == "fp8" else NumberFormat.BF16
         key = ("profiled", operator, kv_dtype, *wanted)
         return self._once(key, lambda: _attention_grid(self.hardware, operator, rows, wanted, cache))
 
     def _profiled_experts(self, dtype: str, wanted: tuple[int, ...]) -> LogGrid | None:
-        columns = self._profiled("moe")
-        if columns is None:
-            return None
-        rows = columns.where(moe_dtype=dtype, **dict(zip(_EXPERT_SHAPE, wanted, strict=True)))
-        if rows.latency_s.size == 0:
+        rows = self._profiled_rows("moe", dict(zip(_EXPERT_SHAPE, wanted, strict=True)), {"moe_dtype": dtype})
+        if rows is None:
             return None
         key = ("profiled moe", dtype, *wanted)
         return self._once(key, lambda: _expert_grid(self.hardware, rows, wanted, _STORED[dtype]))
+
+    def _profiled_rows(self, operator: str, shape: dict[str, int], format: dict[str, str]) -> Columns | None:
+        """What was timed on the device of one shape and format, unless its tables hold that shape of an engine."""
+        key = (operator, *shape.values(), *format.values())
+        if key not in self._own_rows:
+            profiled = self._profiled(operator)
+            tables = self._columns(operator) if self._has_tables and profiled is not None else None
+            known = tables is not None and tables.where(**shape, **format).latency_s.size > 0
+            rows = None if profiled is None or known else profiled.where(**shape, **format)
+            self._own_rows[key] = None if rows is None or rows.latency_s.size == 0 else rows
+        return self._own_rows[key]
 
 
 def _attention_grid(
