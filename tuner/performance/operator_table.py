@@ -115,7 +115,7 @@ class OperatorTable:
     def label(self) -> str:
         """Where the times come from, for people."""
         if self.own:
-            return f"operator tables of {self.hardware.label}, some of them profiled here"
+            return f"operator tables of {self.hardware.label}, some of them by tune profile"
         if not self.is_borrowed:
             return f"operator tables of {self.hardware.label}"
         near = "its roofline" if self._folder is None else self.measured.label

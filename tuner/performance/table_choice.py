@@ -22,15 +22,17 @@ def tables_for(
 
     Args:
         catalogue: device types by name.
-        folder: holds one folder of table files per measured device.
+        folder: holds one folder of table files per measured device, and profiles that come with the package.
         profiles: the user's, as `tune profile` keeps them; `None` leaves them out.
     """
-    own = {} if profiles is None else profiled_tables(catalogue, profiles)
+    places = [folder] if profiles is None else [profiles, folder]
+    found_in = [profiled_tables(catalogue, place) for place in places]
+    own = {name: [path for found in found_in for path in found.get(name, ())] for name in catalogue}
     measured = [hardware for name, hardware in catalogue.items() if (folder / name / "gemm.parquet").is_file()]
     found: dict[str, OperatorTable] = {}
     for name, hardware in catalogue.items():
         near = hardware if hardware in measured else nearest(hardware, measured)
-        found[name] = OperatorTable(hardware, None if near is None else folder / near.name, near, own.get(name, ()))
+        found[name] = OperatorTable(hardware, None if near is None else folder / near.name, near, own[name])
     return found
 
 
