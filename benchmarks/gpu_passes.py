@@ -1,12 +1,14 @@
 """Whole passes of real models on the GPU at hand, beside what operator tables say of them.
 
     tune profile MODEL --device cuda --out profiles/NAME
-    python benchmarks/gpu_passes.py MODEL ... --profiles profiles --out passes.jsonl
-    python benchmarks/gpu_passes.py --operators --profiles profiles
+    python -m benchmarks.gpu_passes MODEL ... --profiles profiles --rows passes.jsonl
+    python -m benchmarks.gpu_passes MODEL ... --profiles profiles --rows passes.jsonl --measured
+    python -m benchmarks.gpu_passes --operators --profiles profiles
 
 A pass is built from the model's configuration with random weights: products, attention and experts as torch computes
 them, norms, rotations and activations fused by its compiler, all captured in one CUDA graph, as engines do. Its time is
-predicted twice: from the tables that are shipped for the device, and from those that `tune profile` made of it.
+predicted twice: from the device's shipped tables, which hold engines' kernels, and from what `tune profile` timed of
+torch's own. `--measured` predicts the rows that an earlier run wrote, on a machine without a GPU.
 `--operators` compares the tables themselves, at the points that were timed.
 """
 
@@ -17,8 +19,9 @@ import json
 import statistics
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,8 +35,8 @@ from search_spaces.device_catalogue import catalogue
 from tuner.hardware import named_gpu
 from tuner.model_graph import ModelGraph
 from tuner.performance.operator_table import DECODE, PREFILL, OperatorTable
-from tuner.performance.step_time import StepLoads, StepTime
-from tuner.performance.table_choice import profiled_tables, tables_for
+from tuner.performance.step_time import StepLoads, StepParts, StepTime
+from tuner.performance.table_choice import profiled_tables
 from tuner.performance.table_file import read_table
 from tuner.step import NumberFormat, Shard
 
@@ -48,54 +51,50 @@ def main() -> None:
     parser.add_argument("models", type=Path, nargs="*")
     parser.add_argument("--layers", type=int, default=16, help="at most: fewer than a large model has")
     parser.add_argument("--profiles", type=Path, required=True)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--rows", type=Path, default=Path("passes.jsonl"))
+    parser.add_argument("--measured", action="store_true")
     parser.add_argument("--operators", action="store_true")
-    parser.add_argument("--device", default="", help="of the catalogue, where no GPU is at hand")
     arguments = parser.parse_args()
-    known = catalogue()
-    hardware = known[arguments.device] if arguments.device else named_gpu(torch.cuda.get_device_name(), known)
-    assert hardware is not None, "the GPU is not in the catalogue"
-    tables = {
-        "shipped": tables_for(known, shipped_tables())[hardware.name],
-        "profiled": tables_for(known, shipped_tables(), arguments.profiles)[hardware.name],
-    }
-    if arguments.operators:
-        compare(tables["shipped"], profiled_tables(known, arguments.profiles)[hardware.name])
+    profiles = profiled_tables(catalogue(), arguments.profiles)
     for model in arguments.models:
-        rows = measure(model, arguments.layers, tables)
-        report(model.name, rows)
-        if arguments.out is not None:
-            with arguments.out.open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps(row) + "\n" for row in rows)
-        torch.cuda.empty_cache()
+        with tempfile.TemporaryDirectory() as folder:
+            config = cut(model, arguments.layers, Path(folder))
+            graph = HuggingFaceReader().read(Path(folder))
+        if not arguments.measured:
+            with arguments.rows.open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps({"model": model.name, **row}) + "\n" for row in measure(config))
+            torch.cuda.empty_cache()
+        rows = [json.loads(line) for line in arguments.rows.read_text(encoding="utf-8").splitlines()]
+        report(graph, [row for row in rows if row["model"] == model.name], profiles)
+    if arguments.operators:
+        for name, folders in profiles.items():
+            compare(OperatorTable(catalogue()[name], shipped_tables() / name), folders)
 
 
-def measure(model: Path, layers: int, tables: dict[str, OperatorTable]) -> list[dict[str, object]]:
-    """Times decoding steps and prompts of a model cut to `layers`, with what each table says of them."""
-    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
-    config["num_hidden_layers"] = min(layers, config["num_hidden_layers"])
+def cut(model: Path, layers: int, folder: Path) -> dict[str, object]:
+    """Writes a model's configuration with `layers` at most, unquantised."""
+    config: dict[str, object] = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    config["num_hidden_layers"] = min(layers, int(str(config["num_hidden_layers"])))
     config.pop("quantization_config", None)
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "config.json").write_text(json.dumps(config), encoding="utf-8")
-        graph = HuggingFaceReader().read(Path(folder))
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return config
+
+
+def measure(config: dict[str, object]) -> Iterator[dict[str, object]]:
+    """Times decoding steps and prompts, with whichever attention kernel makes the pass fastest."""
     torch.set_default_device("cuda")
     wake("cuda")
     decoder = Decoder(config)
-    found: list[dict[str, object]] = []
     for decoding, loads in ((True, DECODING), (False, PROMPTS)):
         for count, tokens in loads:
             calls = [decoder.step(count, tokens, decoding, backend) for backend in BACKENDS]
             timings = [time_call(call, "cuda", budget_s=0.2) for call in calls]
             timing, call = min(zip(timings, calls, strict=True), key=lambda pair: pair[0].median_s)
-            row: dict[str, object] = {
-                "model": model.name, "layers": config["num_hidden_layers"], "device": torch.cuda.get_device_name(),
+            yield {
+                "layers": config["num_hidden_layers"], "device": torch.cuda.get_device_name(),
                 "what": "decode" if decoding else "prefill", "sequences": count, "tokens": tokens,
                 "measured_s": timing.median_s, "kernels_s": by_kernel(call),
             }  # fmt: skip
-            found.append(
-                row | {name: predicted(graph, table, count, tokens, decoding) for name, table in tables.items()}
-            )
-    return found
 
 
 def by_kernel(call: Callable[[], object]) -> dict[str, float]:
@@ -119,31 +118,37 @@ def by_kernel(call: Callable[[], object]) -> dict[str, float]:
     return sums
 
 
-def predicted(graph: ModelGraph, table: OperatorTable, count: int, tokens: int, decoding: bool) -> dict[str, float]:
-    """Seconds by part."""
-    make = StepLoads.decode if decoding else StepLoads.prefill
-    parts = StepTime(graph, table, Shard()).parts(make(np.array([float(count)]), np.array([float(tokens)])))
-    names = ("total", "matmul", "attention", "experts", "pointwise")
-    return {name: float(getattr(parts, name)[0]) for name in names}
-
-
-def report(name: str, rows: list[dict[str, object]]) -> None:
+def report(graph: ModelGraph, rows: list[dict[str, Any]], profiles: dict[str, list[Path]]) -> None:
+    """Prints each pass beside its predictions, whole and by what its kernels compute."""
+    errors: dict[tuple[str, str, str], list[float]] = defaultdict(list)
     for row in rows:
-        measured = float(str(row["measured_s"]))
-        errors = " ".join(f"{table} {row[table]['total'] / measured - 1:+7.1%}" for table in ("shipped", "profiled"))  # type: ignore[index]
-        kernels = row["kernels_s"]
-        assert isinstance(kernels, dict)
-        parts = " ".join(f"{kind} {seconds * 1e3:.2f}" for kind, seconds in kernels.items())
-        load = f"{row['what']:8} {row['sequences']:4} x {row['tokens']:5}"
-        print(f"{name:32} {load} {measured * 1e3:9.3f} ms  {errors}  kernels, ms: {parts}")
-    for what in ("decode", "prefill"):
-        for table in ("shipped", "profiled"):
-            errors_of = [
-                abs(row[table]["total"] / float(str(row["measured_s"])) - 1)
-                for row in rows
-                if row["what"] == what  # type: ignore[index]
-            ]
-            print(f"{name:32} {what:8} {table:9} mean error {statistics.mean(errors_of):.1%}")
+        hardware = named_gpu(row["device"], catalogue())
+        assert hardware is not None, f"{row['device']} is not in the catalogue"
+        tables = {
+            "shipped": OperatorTable(hardware, shipped_tables() / hardware.name),
+            "profiled": OperatorTable(hardware, None, own=profiles[hardware.name]),
+        }
+        words = []
+        for name, table in tables.items():
+            parts = predicted(graph, table, row["sequences"], row["tokens"], row["what"] == "decode")
+            timed = row["kernels_s"]["matmul"] + row["kernels_s"]["attention"] + row["kernels_s"]["other"]
+            whole = parts.total[0] / row["measured_s"] - 1.0
+            core = (parts.matmul + parts.attention + parts.experts)[0] / timed - 1.0
+            errors[row["what"], name, "whole"].append(whole)
+            errors[row["what"], name, "all but fused kernels"].append(core)
+            words.append(f"{name} {whole:+6.1%} ({core:+6.1%})")
+        kernels = " ".join(f"{kind} {seconds * 1e3:.2f}" for kind, seconds in row["kernels_s"].items())
+        load = f"{row['what']:8} {row['sequences']:4} x {row['tokens']:5} {row['measured_s'] * 1e3:9.3f} ms"
+        print(f"{row['model']:34} {load}  {'  '.join(words)}  kernels, ms: {kernels}")
+    for (what, name, part), found in errors.items():
+        mean = statistics.mean(abs(error) for error in found)
+        print(f"{what:8} {name:9} {part:21} mean error {mean:.1%}, mean {statistics.mean(found):+.1%}")
+
+
+def predicted(graph: ModelGraph, table: OperatorTable, count: int, tokens: int, decoding: bool) -> StepParts:
+    """One step by its parts."""
+    make = StepLoads.decode if decoding else StepLoads.prefill
+    return StepTime(graph, table, Shard()).parts(make(np.array([float(count)]), np.array([float(tokens)])))
 
 
 class Decoder:

@@ -58,7 +58,8 @@ def make_llama(
         dtype="bfloat16",
     )
     torch.manual_seed(seed)
-    model = LlamaForCausalLM(config).to(torch.bfloat16)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        model = LlamaForCausalLM(config).to(torch.bfloat16)
     model.save_pretrained(folder)
     make_tokenizer(vocab).save_pretrained(folder)
     for file in folder.iterdir():
