@@ -38,7 +38,7 @@ def test_the_study_file_has_no_faults(model: Path, tmp_path: Path) -> None:
     (tmp_path / "serve.py").write_text("")
     (tmp_path / "study.yaml").write_text(text)
     study = load_study(tmp_path / "study.yaml")
-    assert [device.gpus for device in study.devices] == [1]
+    assert [device.gpus for device in study.task.devices] == [1]
 
 
 @pytest.fixture
