@@ -34,10 +34,10 @@ from profilers.timing import time_call, wake
 from search_spaces.device_catalogue import catalogue
 from tuner.hardware import named_gpu
 from tuner.model_graph import ModelGraph
-from tuner.performance.operator_table import DECODE, PREFILL, OperatorTable
+from tuner.performance.operator_table import OperatorTable
 from tuner.performance.step_time import StepLoads, StepParts, StepTime
 from tuner.performance.table_choice import profiled_tables
-from tuner.performance.table_file import read_table
+from tuner.performance.table_file import DECODE, PREFILL, read_table
 from tuner.step import NumberFormat, Shard
 
 DECODING = ((1, 512), (8, 512), (32, 1024), (64, 2048), (128, 1024), (256, 512))

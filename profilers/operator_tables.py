@@ -9,9 +9,7 @@ from typing import Any, Final
 
 from profilers.microbenchmark import Profile
 from profilers.probe import Probe, ProbeKind
-from tuner.performance.operator_table import DECODE, ENCODER, PREFILL
-from tuner.performance.table_choice import PROFILED
-from tuner.performance.table_file import write_table
+from tuner.performance.table_file import DECODE, ENCODER, PREFILL, PROFILED, write_table
 from tuner.step import NumberFormat
 
 _DTYPES: Final = {"": "bfloat16", NumberFormat.BF16.value: "bfloat16", NumberFormat.FP8.value: "fp8"}

@@ -32,7 +32,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "tuner.bench": frozenset({GROUND, "tuner.study", "tuner.strategies", "tuner.surrogates", "tuner.performance"}),
     "tuner.cli": ANY,
     "search_spaces": frozenset({GROUND}),
-    "profilers": frozenset({GROUND}),
+    "profilers": frozenset({GROUND, "tuner.performance"}),
     "runners": frozenset({GROUND, "tuner.performance"}),
 }
 """What each layer may import beside itself."""

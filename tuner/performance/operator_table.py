@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from tuner.hardware import Hardware
 from tuner.performance import roofline
 from tuner.performance.grid import Array, LogGrid
-from tuner.performance.table_file import Columns, read_table
+from tuner.performance.table_file import DECODE, ENCODER, PREFILL, Columns, read_table
 from tuner.step import NumberFormat
 
 _GEMM: Final = {
@@ -57,10 +57,6 @@ _STORED: Final = {
 _DEFAULT_RATIO: Final = 1.5
 """Measured over roofline where nothing was ever measured: near the median of the shipped tables."""
 
-PREFILL: Final = "context_attention"
-DECODE: Final = "generation_attention"
-ENCODER: Final = "encoder_attention"
-"""Tables of attention: over prompts, for one new token each, and over sequences that are seen whole."""
 _LENGTH: Final = {PREFILL: "isl", ENCODER: "isl", DECODE: "past_kv_len"}
 _W4A8: Final = "w4a8_mxfp4_mxfp8"
 _ATTENTION_SHAPE: Final = ("head_dim", "window_size", "num_heads", "num_key_value_heads")

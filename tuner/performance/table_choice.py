@@ -5,14 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
 
 from tuner.hardware import Hardware, named_gpu
 from tuner.performance.operator_table import OperatorTable
+from tuner.performance.table_file import PROFILED
 from tuner.step import NumberFormat
-
-PROFILED: Final = "operators"
-"""Folder in that of a profile, with one folder of tables per device, called after what the driver calls it."""
 
 
 def tables_for(

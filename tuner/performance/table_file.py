@@ -18,6 +18,12 @@ from numpy.typing import NDArray
 from tuner.errors import UsageError
 from tuner.performance.grid import Array
 
+PROFILED: Final = "operators"
+"""Folder in that of a profile, with one folder of tables per device, called after what the driver calls it."""
+PREFILL: Final = "context_attention"
+DECODE: Final = "generation_attention"
+ENCODER: Final = "encoder_attention"
+"""Tables of attention: over prompts, for one new token each, and over sequences that are seen whole."""
 FORMAT: Final = "serving-tuner operator table 1"
 CODE_SCALE: Final = 3000.0
 CODE_OFFSET: Final = 9.0
