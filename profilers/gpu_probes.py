@@ -10,10 +10,11 @@ import json
 from collections.abc import Iterator
 from typing import Final
 
-from profilers.probe import Probe, ProbeKind, probes
+from profilers.probe import Probe, ProbeKind, probe_of
 from tuner.model_graph import ModelGraph
-from tuner.operators import Attention, Experts, MatMul
+from tuner.operators import AllReduce, Attention, Experts, MatMul
 from tuner.step import NumberFormat, Rows, Shard
+from tuner.traced_operators import Convolution
 
 _LADDERS: Final = {
     "rows": ((1, 64, 512, 4096), (8, 256, 2048, 16), (2, 4, 32, 128, 1024, 8192), (96, 192, 384, 768, 1536, 3072)),
@@ -35,13 +36,18 @@ _MULTIPLIED: Final = {
 """Formats of weights that torch multiplies as engines do; single precision is converted on loading."""
 
 
-def gpu_probes(graph: ModelGraph, length: int, memory_bytes: float, shard: Shard | None = None) -> list[Probe]:
+def gpu_probes(
+    graph: ModelGraph, length: int, memory_bytes: float, shard: Shard | None = None, gpus: int = 1
+) -> list[Probe]:
     """Points that serve the model: the coarsest of every operator first, and the largest work first among those.
+
+    Norms, activations and additions are not among them: engines fuse them, and tables hold none.
 
     Args:
         length: tokens of a sequence that is surely asked about.
         memory_bytes: that is free.
         shard: how the model is cut.
+        gpus: of this machine; sums over more are left out.
     """
     shard = shard or Shard()
     found: dict[Probe, int] = {}
@@ -52,15 +58,16 @@ def gpu_probes(graph: ModelGraph, length: int, memory_bytes: float, shard: Shard
             points = _attention(operator, shard, length, graph.max_context)
         elif isinstance(operator, Experts):
             points = _experts(operator, shard)
+        elif isinstance(operator, Convolution):
+            points = _convolutions(operator)
+        elif isinstance(operator, AllReduce) and operator.group(shard) <= gpus:
+            points = _sums(operator, shard)
         else:
             continue
         for level, probe in points:
             if probe.values_moved * 2.0 <= _MEMORY_SHARE * memory_bytes:
                 found[probe] = min(level, found.get(probe, level))
-    tabled = (ProbeKind.MATMUL.value, ProbeKind.ATTENTION.value)
-    rest = [probe for probe in probes(graph, (1, 8), length, shard) if probe.kind not in tabled]
-    ordered = sorted(found, key=lambda probe: (found[probe], -probe.flops, -probe.values_moved, probe))
-    return ordered + rest
+    return sorted(found, key=lambda probe: (found[probe], -probe.flops, -probe.values_moved, probe))
 
 
 def untimed_formats(graph: ModelGraph) -> set[NumberFormat]:
@@ -117,6 +124,22 @@ def _attention(operator: Attention, shard: Shard, length: int, longest: int | No
                             causal=True, kv_heads=kv_heads, window=operator.window or 0,
                         ),
                     )  # fmt: skip
+
+
+def _convolutions(operator: Convolution) -> Iterator[tuple[int, Probe]]:
+    for level, ladder in enumerate(_LADDERS["sequences"]):
+        for images in ladder:
+            probe = probe_of(operator, images, 1)
+            assert probe is not None
+            yield level, probe
+
+
+def _sums(operator: AllReduce, shard: Shard) -> Iterator[tuple[int, Probe]]:
+    for level, ladder in enumerate(_LADDERS["rows"]):
+        for rows in ladder:
+            probe = probe_of(operator, rows, 1, shard)
+            if probe is not None:
+                yield level, probe
 
 
 def _experts(operator: Experts, shard: Shard) -> Iterator[tuple[int, Probe]]:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from profilers.microbenchmark import Profile
 from profilers.probe import Probe, ProbeKind
-from tuner.performance.table_file import DECODE, ENCODER, PREFILL, PROFILED, write_table
+from tuner.performance.table_file import ALL_REDUCE, CONVOLUTION, DECODE, ENCODER, PREFILL, PROFILED, write_table
 from tuner.step import NumberFormat
 
 _DTYPES: Final = {"": "bfloat16", NumberFormat.BF16.value: "bfloat16", NumberFormat.FP8.value: "fp8"}
@@ -48,6 +48,10 @@ def _row(probe: Probe) -> tuple[str, _Row]:
             return DECODE, {**shape, "batch_size": probe.rows, "past_kv_len": probe.length}
         batch = max(probe.rows // probe.length, 1)
         return PREFILL if probe.causal else ENCODER, {**shape, "batch_size": batch, "isl": probe.length}
+    if probe.kind == ProbeKind.CONVOLUTION.value:
+        return CONVOLUTION, {"shape": probe.convolution().shape, "inputs": probe.rows}
+    if probe.kind == ProbeKind.ALL_REDUCE.value:
+        return ALL_REDUCE, {"backend": "nccl", "num_gpus": probe.rows, "message_elements": probe.inner}
     if probe.kind == ProbeKind.EXPERTS.value:
         known = probe.routing()
         return "moe", {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 from profilers.collectives import KINDS
 from profilers.microbenchmark import Profile
@@ -12,6 +13,9 @@ from profilers.probe import Probe, ProbeKind, probe_of
 from tuner.model_graph import ModelGraph
 from tuner.operators import Operator
 from tuner.step import Shard, StepLoad
+
+_ITEM_BYTES: Final = 4.0
+"""Of one value, as CPUs are timed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +39,10 @@ class PassTime:
 
     Args:
         profile: of the device.
-        item_bytes: of one value, as it was timed.
         shard: how the model is cut.
     """
 
-    def __init__(self, profile: Profile, item_bytes: float = 4.0, shard: Shard | None = None) -> None:
+    def __init__(self, profile: Profile, shard: Shard | None = None) -> None:
         self._shard = shard or Shard()
         self._curves: dict[Probe, list[tuple[int, float]]] = defaultdict(list)
         for probe, timing in profile.timings.items():
@@ -48,7 +51,7 @@ class PassTime:
             points.sort()
         rates = [probe.flops / timing.median_s for probe, timing in profile.timings.items() if probe.flops]
         streams = [
-            probe.values_moved * item_bytes / timing.median_s
+            probe.values_moved * _ITEM_BYTES / timing.median_s
             for probe, timing in profile.timings.items()
             if probe.kind in (ProbeKind.ARITHMETIC.value, ProbeKind.NORMALIZATION.value, ProbeKind.ACTIVATION.value)
         ]

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import torch
+
 from profilers import onnx_calls
 from profilers.gpu_probes import gpu_probes, untimed_formats
 from profilers.microbenchmark import free_memory_bytes, profile, write_profile
@@ -75,12 +77,15 @@ def profile_gpu(
     Returns:
         The folder of the tables, called after the device, and what could not be timed, for people.
     """
-    wanted = gpu_probes(graph, length, free_memory_bytes(device), shard)
+    gpus = torch.cuda.device_count()
+    wanted = gpu_probes(graph, length, free_memory_bytes(device), shard, gpus)
     place = folder / f"torch-{device.replace(':', '')}"
     found = profile(wanted, device, place / "journal.jsonl", limit_s, None, watch)
     write_profile(found, place / "profile.parquet")
     notes = [f"products of {each.value} weights are not timed: torch computes none as engines do"
              for each in sorted(untimed_formats(graph), key=lambda each: each.value)]  # fmt: skip
+    if shard is not None and shard.gpus > gpus:
+        notes.append(f"sums over {shard.gpus} GPUs are not timed: {gpus} are here")
     if found.missing:
         notes.append(f"{len(found.missing)} of {len(wanted)} were left out by --limit; run the command again to go on")
     reasons = Counter((probe.kind, reason) for probe, reason in found.failed.items())

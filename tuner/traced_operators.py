@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -116,6 +117,12 @@ class Convolution(Operator):
     @property
     def kind(self) -> OperatorKind:
         return OperatorKind.CONVOLUTION
+
+    @property
+    def shape(self) -> str:
+        """What it computes for one input, as text: equal for equal work."""
+        names = ("channels_in", "channels_out", "size", "kernel", "stride", "padding", "dilation", "groups")
+        return json.dumps({name: getattr(self, name) for name in names})
 
     @property
     def output_size(self) -> tuple[int, ...]:

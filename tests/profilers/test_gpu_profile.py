@@ -20,10 +20,12 @@ from profilers.timing import Timing
 from search_spaces.device_catalogue import catalogue
 from tuner.errors import UnavailableError
 from tuner.model_graph import ModelGraph
+from tuner.operators import AllReduce
 from tuner.performance.operator_table import OperatorTable
 from tuner.performance.step_time import StepLoads, StepTime
 from tuner.performance.table_choice import profiled_tables, tables_for
 from tuner.step import NumberFormat, Shard
+from tuner.traced_operators import Convolution
 
 torch = pytest.importorskip("torch")
 
@@ -41,6 +43,7 @@ BERT = {
     "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 1000, "max_position_embeddings": 512,
     "type_vocab_size": 2,
 }  # fmt: skip
+SHAPE = {"size": [8, 8], "kernel": [3, 3], "stride": [1, 1], "padding": [2, 2], "dilation": [1, 1], "groups": 2}
 MEMORY = 80e9
 
 
@@ -75,7 +78,7 @@ def test_a_profile_that_is_cut_short_has_every_operator_coarsely(tmp_path: Path)
     found = gpu_probes(graph, 128, MEMORY)
     shapes = {(probe.kind, probe.width, probe.inner) for probe in found}
     early = {(probe.kind, probe.width, probe.inner) for probe in found[: len(found) // 3]}
-    assert {shape for shape in shapes if shape[0] not in ("normalization", "activation", "arithmetic")} <= early
+    assert shapes == early
 
 
 def test_no_probe_exceeds_its_share_of_the_memory(tmp_path: Path) -> None:
@@ -99,7 +102,7 @@ def test_formats_that_torch_does_not_multiply_are_named(tmp_path: Path) -> None:
         Probe("decode_attention", 3, 64, 16, 8, causal=True, kv_heads=4, window=4),
         Probe("experts", 8, 32, 16, detail=json.dumps({"experts": 4, "chosen": 2, "tensor": 1, "groups": 1})),
         Probe("experts", 8, 32, 16, detail=json.dumps({"experts": 4, "chosen": 2, "tensor": 2, "groups": 2})),
-        Probe("normalization", 4, 8),
+        Probe("convolution", 2, 4, 6, detail=json.dumps(SHAPE)),
     ],
     ids=lambda probe: f"{probe.kind}-{probe.kv_heads}-{probe.window}",
 )
@@ -195,9 +198,9 @@ def test_two_models_profiled_on_one_gpu_are_both_known(tmp_path: Path) -> None:
         write_operator_tables(timed(gpu_probes(graph, 128, MEMORY)), profiles / name)
     assert len(profiled_tables(catalogue(), profiles)["h100_sxm"]) == 2
     table = tables_for(catalogue(), shipped_tables(), profiles)["h100_sxm"]
-    columns = table._profiled("gemm")
-    assert columns is not None
-    assert {(1000, 256), (1000, 512)} <= set(columns.distinct("n", "k"))
+    plain = tables_for(catalogue(), shipped_tables())["h100_sxm"]
+    for width in (256, 512):  # of the output layer, which no shipped table holds
+        assert table.matmul_s(NumberFormat.BF16, 1000, width, 64) != plain.matmul_s(NumberFormat.BF16, 1000, width, 64)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -209,3 +212,28 @@ def test_a_gpu_times_a_small_model(tmp_path: Path) -> None:
     assert all(0 < timing.median_s < 0.1 for timing in found.timings.values())
     with pytest.raises(UnavailableError, match="no cuda:99"):
         profile(wanted, "cuda:99", tmp_path / "other.jsonl")
+
+
+def test_convolutions_and_sums_are_timed_and_read_back(tmp_path: Path) -> None:
+    convolution = Convolution(
+        name="stem", count=2, channels_in=3, channels_out=8, size=(16, 16), kernel=(3, 3), stride=(1, 1),
+        padding=(2, 2), dilation=(1, 1), rows_each=2,
+    )  # fmt: skip
+    sums = AllReduce(name="sum", count=4, width=64)
+    graph = ModelGraph(
+        name="vision", family="onnx", operators=(convolution, sums), layers=1, hidden=8, max_context=None,
+        generates=False,
+    )  # fmt: skip
+    shard = Shard.tensor_parallel(2)
+    assert {probe.kind for probe in gpu_probes(graph, 128, MEMORY, shard, 1)} == {"convolution"}
+    wanted = gpu_probes(graph, 128, MEMORY, shard, 2)
+    assert {probe.kind for probe in wanted} == {"convolution", "all_reduce"}
+    found = timed(wanted, "NVIDIA L4")
+    write_operator_tables(found, tmp_path / "profiles")
+    table = tables_for(catalogue(), shipped_tables(), tmp_path / "profiles")["l4"]
+    for probe, timing in found.timings.items():
+        if probe.kind == "convolution":
+            seconds = table.convolution_s(convolution, probe.rows / convolution.rows_each)
+        else:
+            seconds = table.all_reduce_s(2, probe.inner * 2.0)
+        assert float(seconds) == pytest.approx(timing.median_s, rel=1e-3), probe

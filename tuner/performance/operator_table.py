@@ -9,20 +9,29 @@ which hold the kernels of engines, have no measurement.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from tuner.hardware import Hardware
 from tuner.performance import roofline
 from tuner.performance.grid import Array, LogGrid
-from tuner.performance.table_file import DECODE, ENCODER, PREFILL, Columns, read_table
-from tuner.step import NumberFormat
+from tuner.performance.profiled_table import ProfiledTable, convolution_bound_s
+from tuner.performance.ratio_grids import (
+    ATTENTION_SHAPE,
+    EXPERT_SHAPE,
+    attention_grid,
+    expert_grid,
+    nearest,
+    ratio_grid,
+)
+from tuner.performance.table_file import ALL_REDUCE, DECODE, ENCODER, PREFILL, Columns, read_table
+from tuner.step import NumberFormat, Shard
+from tuner.traced_operators import Convolution
 
 _GEMM: Final = {
     NumberFormat.BF16: ("bfloat16",),
@@ -57,10 +66,7 @@ _STORED: Final = {
 _DEFAULT_RATIO: Final = 1.5
 """Measured over roofline where nothing was ever measured: near the median of the shipped tables."""
 
-_LENGTH: Final = {PREFILL: "isl", ENCODER: "isl", DECODE: "past_kv_len"}
 _W4A8: Final = "w4a8_mxfp4_mxfp8"
-_ATTENTION_SHAPE: Final = ("head_dim", "window_size", "num_heads", "num_key_value_heads")
-_EXPERT_SHAPE: Final = ("hidden_size", "inter_size", "topk", "num_experts", "moe_tp_size", "moe_ep_size")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,22 +101,20 @@ class OperatorTable:
     ) -> None:
         self.hardware = hardware
         self.measured = measured or hardware
-        self.own = tuple(own)
         self._folder = folder
+        self._own = ProfiledTable(hardware, own, lambda operator: self._columns(operator) if self._has_tables else None)
         self._grids: dict[tuple[object, ...], LogGrid] = {}
         self._formats: dict[tuple[object, ...], str] = {}
-        self._own_columns: dict[str, Columns | None] = {}
-        self._own_rows: dict[tuple[object, ...], Columns | None] = {}
 
     @property
     def is_borrowed(self) -> bool:
         """Whether times are scaled from another device, or from nothing but the roofline."""
-        return not self.own and (self._folder is None or self.measured.name != self.hardware.name)
+        return not self._own and (self._folder is None or self.measured.name != self.hardware.name)
 
     @property
     def label(self) -> str:
         """Where the times come from, for people."""
-        if self.own:
+        if self._own:
             return f"operator tables of {self.hardware.label}, some of them by tune profile"
         if not self.is_borrowed:
             return f"operator tables of {self.hardware.label}"
@@ -145,9 +149,11 @@ class OperatorTable:
 
     def matmul_s(self, format: NumberFormat, n: ArrayLike, k: ArrayLike, m: ArrayLike) -> Array:
         """Of [m, k] x [k, n]."""
-        profiled = self._profiled_product(format, n, k)
-        if profiled is not None:
-            return roofline.matmul_s(self.hardware, _STORED[_GEMM[format][0]], n, k, m) * np.exp(profiled(m))
+        if self._own and not (np.ndim(n) or np.ndim(k)):
+            first = _GEMM[format][0]
+            profiled = self._own.product(first, _STORED[first], int(np.asarray(n)), int(np.asarray(k)))
+            if profiled is not None:
+                return roofline.matmul_s(self.hardware, _STORED[first], n, k, m) * np.exp(profiled(m))
         columns = self._columns("gemm")
         if columns is None:
             return roofline.matmul_s(self.hardware, format, n, k, m) * _DEFAULT_RATIO
@@ -157,7 +163,7 @@ class OperatorTable:
         def make() -> LogGrid:
             rows = columns.where(gemm_dtype=dtype)
             sizes = [rows.values[name] for name in ("n", "k", "m")]
-            return _grid(sizes, np.log(rows.latency_s / roofline.matmul_s(self.measured, stored, *sizes)))
+            return ratio_grid(sizes, np.log(rows.latency_s / roofline.matmul_s(self.measured, stored, *sizes)))
 
         grid = self._once(("gemm", dtype), make)
         return roofline.matmul_s(self.hardware, stored, n, k, m) * np.exp(grid(n, k, m))
@@ -177,7 +183,7 @@ class OperatorTable:
         dims = 2 * head_dim
         bound = roofline.prefill_attention_s(self.hardware, heads, kv_heads, dims, window, batch, length, causal)
         shape = (head_dim, window, heads, kv_heads)
-        grid = None if causal else self._profiled_attention(ENCODER, shape, "bfloat16")
+        grid = None if causal else self._own.attention(ENCODER, shape, "bfloat16")
         grid = grid or self._attention(PREFILL, shape, cache)
         return bound * (_DEFAULT_RATIO if grid is None else np.exp(grid(batch, length)))
 
@@ -232,11 +238,10 @@ class OperatorTable:
     ) -> Array:
         """Of one layer of routed experts on the busiest GPU."""
         wanted = (hidden, inner, chosen, experts, tensor, groups)
-        own_dtype = _MOE[format][0]
-        profiled = self._profiled_experts(own_dtype, wanted)
+        first = _MOE[format][0]
+        profiled = self._own.experts(first, _STORED[first], wanted)
         if profiled is not None:
-            bound = roofline.experts_s(self.hardware, _STORED[own_dtype], *wanted, tokens)
-            return bound * np.exp(profiled(tokens))
+            return roofline.experts_s(self.hardware, _STORED[first], *wanted, tokens) * np.exp(profiled(tokens))
         columns = self._columns("moe")
         if columns is None:
             return roofline.experts_s(self.hardware, format, *wanted, tokens) * _DEFAULT_RATIO
@@ -247,11 +252,22 @@ class OperatorTable:
             rows = columns.where(moe_dtype=dtype, distribution=routing)
             if rows.latency_s.size == 0:
                 rows = columns.where(moe_dtype=dtype)
-            shape = _nearest(rows.distinct(*_EXPERT_SHAPE), wanted, (1.0, 1.0, 2.0, 1.0, 1.5, 1.5))
-            return _expert_grid(self.measured, rows, shape, stored)
+            shape = nearest(rows.distinct(*EXPERT_SHAPE), wanted, (1.0, 1.0, 2.0, 1.0, 1.5, 1.5))
+            return expert_grid(self.measured, rows, shape, stored)
 
         grid = self._once(("moe", dtype, routing, *wanted), make)
         return roofline.experts_s(self.hardware, stored, *wanted, tokens) * np.exp(grid(tokens))
+
+    def convolution_s(self, operator: Convolution, sequences: ArrayLike) -> Array:
+        """Of one run over `sequences`: as timed on the device, else half of its peak or the whole bandwidth."""
+        count = np.asarray(sequences, dtype=np.float64)
+        profiled = self._own.convolution(operator)
+        if profiled is not None:
+            bound = convolution_bound_s(self.hardware, operator, count)
+            return bound * np.exp(profiled(count * operator.rows_each))
+        compute = count * operator.flops_each / (0.5 * self.hardware.peak_flops_per_s(NumberFormat.BF16))
+        moved = count * operator.bytes_each + operator.weight_bytes(Shard()) / operator.count
+        return np.maximum(compute, moved / self.hardware.bandwidth_bytes_per_s)
 
     def all_to_all_s(self, devices: int, message_bytes: ArrayLike) -> Array:
         """Of `message_bytes` that each of `devices` GPUs sends to the others, as experts take and return tokens."""
@@ -264,19 +280,21 @@ class OperatorTable:
         if devices <= 1:
             return np.zeros(message.shape)
         bound = roofline.all_reduce_s(self.hardware, devices, message)
-        columns = self._columns("custom_allreduce")
+        profiled = self._own.sums()
+        columns = self._columns(ALL_REDUCE) if profiled is None else profiled
         if columns is None:
             return bound * _DEFAULT_RATIO
+        timed_on = self.measured if profiled is None else self.hardware
         within = min(devices, self.hardware.node_devices)
 
         def make() -> LogGrid:
             rows = columns.where(backend="vllm_graph")
             if rows.latency_s.size == 0:
                 rows = columns
-            (nearest,) = _nearest(rows.distinct("num_gpus"), (within,), (1.0,))
-            rows = rows.where(num_gpus=nearest)
+            (gpus,) = nearest(rows.distinct("num_gpus"), (within,), (1.0,))
+            rows = rows.where(num_gpus=gpus)
             sizes = rows.values["message_elements"].astype(np.float64) * 2
-            return _grid([sizes], np.log(rows.latency_s / roofline.all_reduce_s(self.measured, nearest, sizes)))
+            return ratio_grid([sizes], np.log(rows.latency_s / roofline.all_reduce_s(timed_on, gpus, sizes)))
 
         return bound * np.exp(self._once(("all_reduce", within), make)(message))
 
@@ -297,7 +315,7 @@ class OperatorTable:
         if format is NumberFormat.MXFP4 and self.hardware.computes(format) and _W4A8 in columns.words["moe_dtype"]:
             return _W4A8  # engines compute it in 8 bits where the device can, whichever shape was measured
         if key not in self._formats:
-            measured = columns.where(**dict(zip(_EXPERT_SHAPE[:4], wanted[:4], strict=True)))
+            measured = columns.where(**dict(zip(EXPERT_SHAPE[:4], wanted[:4], strict=True)))
             codes = set(measured.values["moe_dtype"].tolist())
             here = [name for place, name in enumerate(columns.words["moe_dtype"]) if place in codes]
             exact = next((name for name in _MOE[format] if name in here), None)
@@ -306,7 +324,7 @@ class OperatorTable:
 
     def _attention(self, operator: str, wanted: tuple[int, int, int, int], cache: NumberFormat) -> LogGrid | None:
         kv_dtype = "fp8" if cache in (NumberFormat.FP8, NumberFormat.FP8_BLOCK) else "bfloat16"
-        profiled = self._profiled_attention(operator, wanted, kv_dtype)
+        profiled = self._own.attention(operator, wanted, kv_dtype)
         if profiled is not None:
             return profiled
         columns = self._columns(operator)
@@ -317,110 +335,13 @@ class OperatorTable:
             rows = columns.where(kv_cache_dtype=kv_dtype)
             if rows.latency_s.size == 0:
                 rows = columns
-            shape = _nearest(rows.distinct(*_ATTENTION_SHAPE), wanted, (4.0, 2.0, 1.0, 2.0))
-            return _attention_grid(self.measured, operator, rows, shape, cache)
+            shape = nearest(rows.distinct(*ATTENTION_SHAPE), wanted, (4.0, 2.0, 1.0, 2.0))
+            return attention_grid(self.measured, operator, rows, shape, cache)
 
         return self._once((operator, kv_dtype, *wanted), make)
-
-    def _profiled(self, operator: str) -> Columns | None:
-        """Rows of all tables of an operator that were profiled on the device."""
-        if operator not in self._own_columns:
-            tables = [read_table(path) for each in self.own if (path := each / f"{operator}.parquet").is_file()]
-            self._own_columns[operator] = functools.reduce(Columns.joined, tables) if tables else None
-        return self._own_columns[operator]
-
-    def _profiled_product(self, format: NumberFormat, n: ArrayLike, k: ArrayLike) -> LogGrid | None:
-        """Of a product that was timed on the device; of the nearest one where no table of the device knows better."""
-        if np.ndim(n) or np.ndim(k):
-            return None
-        dtype = _GEMM[format][0]
-        wanted = {"n": int(np.asarray(n)), "k": int(np.asarray(k))}
-        rows = self._profiled_rows("gemm", wanted if self._has_tables else {}, {"gemm_dtype": dtype})
-        if rows is None:
-            return None
-
-        def make() -> LogGrid:
-            near = _nearest(rows.distinct("n", "k"), (wanted["n"], wanted["k"]), (1.0, 1.0))
-            timed = rows.where(n=near[0], k=near[1])
-            bound = roofline.matmul_s(self.hardware, _STORED[dtype], near[0], near[1], timed.values["m"])
-            return _grid([timed.values["m"]], np.log(timed.latency_s / bound))
-
-        return self._once(("profiled gemm", dtype, *wanted.values()), make)
-
-    def _profiled_attention(self, operator: str, wanted: tuple[int, int, int, int], kv_dtype: str) -> LogGrid | None:
-        shape = dict(zip(_ATTENTION_SHAPE, wanted, strict=True))
-        rows = self._profiled_rows(operator, shape, {"kv_cache_dtype": kv_dtype})
-        if rows is None:
-            return None
-        cache = NumberFormat.FP8 if kv_dtype == "fp8" else NumberFormat.BF16
-        key = ("profiled", operator, kv_dtype, *wanted)
-        return self._once(key, lambda: _attention_grid(self.hardware, operator, rows, wanted, cache))
-
-    def _profiled_experts(self, dtype: str, wanted: tuple[int, ...]) -> LogGrid | None:
-        rows = self._profiled_rows("moe", dict(zip(_EXPERT_SHAPE, wanted, strict=True)), {"moe_dtype": dtype})
-        if rows is None:
-            return None
-        key = ("profiled moe", dtype, *wanted)
-        return self._once(key, lambda: _expert_grid(self.hardware, rows, wanted, _STORED[dtype]))
-
-    def _profiled_rows(self, operator: str, shape: dict[str, int], format: dict[str, str]) -> Columns | None:
-        """What was timed on the device of one shape and format, unless its tables hold that shape of an engine."""
-        key = (operator, *shape.values(), *format.values())
-        if key not in self._own_rows:
-            profiled = self._profiled(operator)
-            tables = self._columns(operator) if self._has_tables and profiled is not None else None
-            known = tables is not None and tables.where(**shape, **format).latency_s.size > 0
-            rows = None if profiled is None or known else profiled.where(**shape, **format)
-            self._own_rows[key] = None if rows is None or rows.latency_s.size == 0 else rows
-        return self._own_rows[key]
-
-
-def _attention_grid(
-    device: Hardware, operator: str, rows: Columns, shape: tuple[int, ...], cache: NumberFormat
-) -> LogGrid:
-    """Measured over roofline of one shape, by batch and length."""
-    rows = rows.where(**dict(zip(_ATTENTION_SHAPE, shape, strict=True)))
-    head_dim, window, heads, kv_heads = shape
-    batch, extent = rows.values["batch_size"], rows.values[_LENGTH[operator]]
-    if operator == DECODE:
-        bound = roofline.decode_attention_s(device, heads, kv_heads, 2 * head_dim, window, cache, batch, extent)
-    else:
-        causal = operator == PREFILL
-        bound = roofline.prefill_attention_s(device, heads, kv_heads, 2 * head_dim, window, batch, extent, causal)
-    return _grid([batch, extent], np.log(rows.latency_s / bound))
-
-
-def _expert_grid(device: Hardware, rows: Columns, shape: tuple[int, ...], stored: NumberFormat) -> LogGrid:
-    """Measured over roofline of one shape, by tokens."""
-    rows = rows.where(**dict(zip(_EXPERT_SHAPE, shape, strict=True)))
-    hidden, inner, chosen, experts, tensor, groups = shape
-    sizes = rows.values["num_tokens"]
-    bound = roofline.experts_s(device, stored, hidden, inner, chosen, experts, tensor, groups, sizes)
-    return _grid([sizes], np.log(rows.latency_s / bound))
 
 
 def _available(columns: Columns, column: str, wanted: Sequence[str]) -> str:
     """The first wanted number format that the table has; else any it has."""
     known = [word for word in columns.words[column] if word in _STORED]
     return next((name for name in wanted if name in known), sorted(known)[0])
-
-
-def _nearest(shapes: Sequence[tuple[int, ...]], wanted: tuple[int, ...], weights: tuple[float, ...]) -> tuple[int, ...]:
-    """The shape nearest in weighted logarithms; 0 (no window) is far from any window."""
-
-    def distance(shape: tuple[int, ...]) -> float:
-        return sum(
-            weight * abs(float(np.log(max(have, 0.1) / max(want, 0.1))))
-            for have, want, weight in zip(shape, wanted, weights, strict=True)
-        )
-
-    return min(shapes, key=distance)
-
-
-def _grid(coordinates: Sequence[NDArray[np.generic]], values: Array) -> LogGrid:
-    axes = [np.unique(coordinate) for coordinate in coordinates]
-    places = tuple(np.searchsorted(axis, coordinate) for axis, coordinate in zip(axes, coordinates, strict=True))
-    dense = np.full([axis.size for axis in axes], np.nan)
-    order = np.argsort(-values, kind="stable")  # where kernels compete for one point, the fastest is written last
-    dense[tuple(place[order] for place in places)] = values[order]
-    return LogGrid([np.maximum(axis.astype(np.float64), 0.5) for axis in axes], dense)

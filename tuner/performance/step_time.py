@@ -262,10 +262,9 @@ class StepTime:
         """One run of what a traced graph says the FLOPs and bytes of: half of the peak, or the whole bandwidth."""
         hardware = self.table.hardware
         if isinstance(operator, Convolution):
-            flops, moved = loads.sequences * operator.flops_each, loads.sequences * operator.bytes_each
-        else:
-            length = np.where(loads.prefill_sequences > 0, loads.prefill_tokens, 1.0)
-            flops, moved = operator.work.at(loads.sequences, length), operator.moved.at(loads.sequences, length)
+            return np.where(loads.sequences > 0, self.table.convolution_s(operator, loads.sequences), 0.0)
+        length = np.where(loads.prefill_sequences > 0, loads.prefill_tokens, 1.0)
+        flops, moved = operator.work.at(loads.sequences, length), operator.moved.at(loads.sequences, length)
         moved = moved + operator.weight_bytes(self.shard) / operator.count
         seconds = flops / (0.5 * hardware.peak_flops_per_s(NumberFormat.BF16))
         return np.where(loads.sequences > 0, np.maximum(seconds, moved / hardware.bandwidth_bytes_per_s), 0.0)
