@@ -173,8 +173,9 @@ class OperatorTable:
         cache: NumberFormat,
         batch: ArrayLike,
         context: ArrayLike,
+        queries: ArrayLike = 1.0,
     ) -> Array:
-        """Of one layer of latent attention, one token for each of `batch` sequences of `context`.
+        """Of one layer of latent attention, `queries` tokens for each of `batch` sequences of `context`.
 
         No table measures it: the roofline of one shared head, `2 half_width` values of work and
         `cached_width` values of memory per cached token, takes the ratio of grouped attention with one
@@ -183,9 +184,14 @@ class OperatorTable:
         batch, context = np.asarray(batch, dtype=np.float64), np.asarray(context, dtype=np.float64)
         pairs = batch * context
         moved = pairs * cached_width * cache.bytes + batch * heads * 2.0 * half_width * 2.0
-        bound = roofline.bound_s(self.hardware, 4.0 * pairs * heads * half_width, moved, NumberFormat.BF16)
+        work = 4.0 * pairs * heads * half_width
+        bound = roofline.bound_s(self.hardware, work, moved, NumberFormat.BF16)
         grid = self._attention("generation_attention", "past_kv_len", (128, 0, heads, 1), cache)
-        return bound * (_DEFAULT_RATIO if grid is None else np.exp(grid(batch, context)))
+        one = bound * (_DEFAULT_RATIO if grid is None else np.exp(grid(batch, context)))
+        # the ratio is that of streaming the cache; further queries of a sequence only add work
+        queries = np.asarray(queries, dtype=np.float64)
+        several = _DEFAULT_RATIO * queries * work / self.hardware.peak_flops_per_s(NumberFormat.BF16)
+        return np.where(queries > 1.0, np.maximum(one, several), one)
 
     def experts_s(
         self,
@@ -198,8 +204,13 @@ class OperatorTable:
         groups: int,
         tokens: ArrayLike,
         routing: str = "power_law_1.01",
+        dispatched: bool = False,
     ) -> Array:
-        """Of one layer of routed experts on the busiest GPU."""
+        """Of one layer of routed experts on the busiest GPU.
+
+        Tables time a kernel that is given all tokens, also those of experts on other GPUs. Where tokens are
+        `dispatched`, a GPU has only its own: they take the ratio to the roofline of experts that are not spread.
+        """
         wanted = (hidden, inner, chosen, experts, tensor, groups)
         columns = self._columns("moe")
         if columns is None:
@@ -211,14 +222,15 @@ class OperatorTable:
             rows = columns.where(moe_dtype=dtype, distribution=routing)
             if rows.latency_s.size == 0:
                 rows = columns.where(moe_dtype=dtype)
-            shape = _nearest(rows.distinct(*_EXPERT_SHAPE), wanted, (1.0, 1.0, 2.0, 1.0, 1.5, 1.5))
+            alike = (*wanted[:-1], 1) if dispatched else wanted
+            shape = _nearest(rows.distinct(*_EXPERT_SHAPE), alike, (1.0, 1.0, 2.0, 1.0, 1.5, 1.5))
             rows = rows.where(**dict(zip(_EXPERT_SHAPE, shape, strict=True)))
             width, within, among, every, cut, spread = shape
             sizes = rows.values["num_tokens"]
             bound = roofline.experts_s(self.measured, stored, width, within, among, every, cut, spread, sizes)
             return _grid([sizes], np.log(rows.latency_s / bound))
 
-        grid = self._once(("moe", dtype, routing, *wanted), make)
+        grid = self._once(("moe", dtype, routing, dispatched, *wanted), make)
         return roofline.experts_s(self.hardware, stored, *wanted, tokens) * np.exp(grid(tokens))
 
     def all_to_all_s(self, devices: int, message_bytes: ArrayLike) -> Array:
