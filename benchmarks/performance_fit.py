@@ -62,6 +62,8 @@ BY_ENGINE: dict[str, tuple[tuple[float, float], ...]] = {
     "opening": ((1.1, 0.15), (1.1, 0.15), (1.1, 0.15)),
     "draft_layers": ((2.0, 1.0), (2.0, 1.0), (2.0, 1.0)),
 }
+SHRINKAGE = 0.5
+"""How much narrower priors are than the tables above say: runs of one architecture differ in what no factor tells."""
 SHARES = ("synchronized", "synchronized_ranged", "acceptance")
 DRAFTS = ("acceptance", "acceptance_longer", "draft_layers")
 RATIOS = (
@@ -83,8 +85,8 @@ def main() -> None:
     for reason in sorted({reason for reason in data.refused if reason}):
         print(f"  declined: {reason}")
     for title, groups in (("model", data.model), ("architecture", data.family)):
-        guesses = left_out(data, groups)
         print(f"\nleft out by {title}")
+        guesses = left_out(data, groups)
         report(data, guesses, by_group=title == "architecture")
         coverage(data, guesses)
         ranking(data, guesses.point("tpot"))
@@ -204,12 +206,12 @@ class Data:
         ]
         # a group of many like rows counts as about 20 of them, so that no single campaign decides a factor
         weight = np.clip(np.array([np.sqrt(20.0 / sizes[kind]) for kind in kinds]), 0.3, 1.5)
-        # rows that state clients which their sweep never had, or ran with prompts apart, teach nothing
+        # what states clients that its sweep never had, or ran with prompts apart, teaches nothing
         weight *= np.array([row.launched.clients is None and row.prefill is None for row in self.rows])
         # every architecture is one example of a model
-        squares = {family: float((weight[np.array(self.family) == family] ** 2).sum()) for family in set(self.family)}
-        mean = sum(squares.values()) / len(squares)
-        self.weight = weight * np.sqrt([mean / squares[family] for family in self.family])
+        family = np.array(self.family)
+        squares = {each: float((weight[family == each] ** 2).sum()) for each in set(self.family)}
+        self.weight = weight * np.sqrt([np.mean(list(squares.values())) / squares[each] for each in self.family])
 
 
 def learn(data: Data, mask: NDArray[np.bool_], rounds: int = 3) -> Corrections:
@@ -245,11 +247,9 @@ def fitted(
         weight = data.weight[rows]
         return np.concatenate([robust(weight * tpot), robust(weight * ttft), ((whole - start) / width)[chosen]])
 
-    solved = least_squares(
-        residuals, values[chosen], x_scale=width[chosen], max_nfev=15, bounds=(low[chosen], high[chosen])
-    )
+    bounds = (low[chosen], high[chosen])
     found = values.copy()
-    found[chosen] = solved.x
+    found[chosen] = least_squares(residuals, values[chosen], x_scale=width[chosen], max_nfev=15, bounds=bounds).x
     return found
 
 
@@ -276,7 +276,7 @@ def priors() -> tuple[Array, Array, Array, Array]:
             else:
                 found.append((centre, width, 0.0, 1.0 + 1e-6 if name in SHARES else np.inf))
     start, width, low, high = np.array(found).T
-    return np.clip(start, low + 1e-9, high - 1e-9), width, low, high
+    return np.clip(start, low + 1e-9, high - 1e-9), SHRINKAGE * width, low, high
 
 
 def drafts() -> NDArray[np.bool_]:

@@ -241,7 +241,7 @@ class Predictor:
             inputs = np.array([plans[place].row.input_tokens for place in places])
             outputs = np.array([plans[place].row.output_tokens for place in places])
             running = np.array([plans[place].running for place in places])
-            decode, prompt = self._step(first, first.shard), self._step(first, first.prompt_shard)
+            decode, prompt = self._step(first, first.shard, decoding=True), self._step(first, first.prompt_shard)
             full = np.array([plans[place].filling for place in places])
             drafted = np.array([float(plans[place].row.launched.drafted) for place in places])
             timed = {
@@ -280,8 +280,8 @@ class Predictor:
             ),
         )
 
-    def _step(self, deployment: _Deployment, shard: Shard) -> StepTime:
-        dispatches = deployment.engine is not Engine.VLLM and shard.attention_replicas > 1
+    def _step(self, deployment: _Deployment, shard: Shard, decoding: bool = False) -> StepTime:
+        dispatches = decoding and deployment.engine is not Engine.VLLM and shard.attention_replicas > 1
         key = (deployment.table.hardware.name, id(deployment.graph), shard, deployment.cache, dispatches)
         if key not in self._steps:
             self._steps[key] = StepTime(deployment.graph, deployment.table, shard, deployment.cache, dispatches)

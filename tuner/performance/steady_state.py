@@ -18,8 +18,7 @@ Every request decodes `o` tokens beside b - 1 others; each of those ends and is 
     TTFT  = first / 10 + 9 later / 10 + waiting ((m + 1) step + later) / b
 
 Steps awaited, a, are the engine's own and those until it looks for requests and until every copy of attention has
-one. A draft costs the time of a few layers; d has all tokens that are verified. Prompts computed elsewhere keep their
-own pace: later is at least (their queue) p - m step.
+one. A draft costs the time of a few layers; d has all tokens that are verified.
 
 In step, the prompts of a cohort follow one another: the i-th waits for i - 1 others before its first token and
 for the remaining ones after it, hence s/2. An engine that computes prompts before it decodes (SGLang)
@@ -205,9 +204,7 @@ def latencies(loads: ClosedLoads, factors: Corrections, clumped: NDArray[np.bool
         beside = ((decode + between) ** 4 + host**4) ** 0.25
         tpot = np.sqrt(tpot * np.where(loads.serial_host, decode + between + factors.serial_host * host, beside))
     first = outside + engine["opening"] * (cohort + prompts.launch) + tpot
-    # prompts apart are computed at their own pace at most, however few are decoding
-    paced = np.where(loads.separate_prefill, loads.queueing * prompts.chunked - steps * tpot, 0.0)
-    later = np.maximum(before + awaited * tpot, paced)
+    later = before + awaited * tpot
     queueing = waiting * (output * tpot + later) / running
     return Latencies(
         ttft_s=loads.opening_share * first + (1.0 - loads.opening_share) * later + queueing, tpot_s=tpot / accepted
