@@ -41,15 +41,16 @@ Array = NDArray[np.float64]
 # Factors of the second table differ by engine, in the order of `Engine`: vLLM, SGLang, TensorRT-LLM.
 SHARED: dict[str, tuple[float, float]] = {
     "matmul": (1.0, 0.10), "attention": (1.0, 0.10), "experts": (1.0, 0.15), "collective": (1.0, 0.2),
-    "layer_s": (8.0, 4.0), "serial_host": (1.5, 0.5), "polled_steps": (15.0, 5.0),
+    "layer_s": (8.0, 4.0), "serial_host": (0.8, 0.3), "polled_steps": (15.0, 5.0),
     "fixed_lengths": (1.8, 0.1), "replicated": (2.0, 0.5),
+    "acceptance": (0.6, 0.1), "acceptance_longer": (0.1, 0.1),
 }  # fmt: skip
 BY_ENGINE: dict[str, tuple[tuple[float, float], ...]] = {
     "level": ((1.0, 0.07), (1.0, 0.07), (1.0, 0.07)),
     "prefill": ((1.0, 0.07), (1.0, 0.07), (1.0, 0.07)),
     "prefill_experts": ((1.0, 0.2), (1.0, 0.2), (1.0, 0.2)),
-    "host_s": ((1500.0, 700.0), (1500.0, 700.0), (1500.0, 700.0)),
-    "host_per_sequence_s": ((30.0, 20.0), (30.0, 20.0), (50.0, 30.0)),
+    "host_s": ((1500.0, 350.0), (1500.0, 350.0), (1500.0, 350.0)),
+    "host_per_sequence_s": ((20.0, 10.0), (30.0, 10.0), (30.0, 15.0)),
     "host_per_request_s": ((1000.0, 2000.0), (1000.0, 2000.0), (5000.0, 4000.0)),
     "launch_s": ((30.0, 15.0), (80.0, 40.0), (60.0, 30.0)),
     "synchronized": ((0.05, 0.05), (0.05, 0.05), (0.05, 0.05)),
@@ -59,20 +60,16 @@ BY_ENGINE: dict[str, tuple[tuple[float, float], ...]] = {
     "prompt_chain": ((1.1, 0.15), (1.1, 0.15), (1.1, 0.15)),
     "first_token_steps": ((2.0, 0.7), (2.0, 0.7), (2.0, 0.7)),
     "opening": ((1.1, 0.15), (1.1, 0.15), (1.1, 0.15)),
+    "draft_layers": ((2.0, 1.0), (2.0, 1.0), (2.0, 1.0)),
 }
-SHARES = ("synchronized", "synchronized_ranged")
+SHRINKAGE = 0.5
+"""How much narrower priors are than the tables above say: runs of one architecture differ in what no factor tells."""
+SHARES = ("synchronized", "synchronized_ranged", "acceptance")
+DRAFTS = ("acceptance", "acceptance_longer", "draft_layers")
 RATIOS = (
-    "matmul",
-    "attention",
-    "experts",
-    "collective",
-    "fixed_lengths",
-    "replicated",
-    "level",
-    "prefill",
-    "prefill_experts",
-    "prompt_chain",
-)
+    "matmul", "attention", "experts", "collective", "fixed_lengths", "replicated", "level", "prefill",
+    "prefill_experts", "prompt_chain",
+)  # fmt: skip
 
 
 def main() -> None:
@@ -88,8 +85,8 @@ def main() -> None:
     for reason in sorted({reason for reason in data.refused if reason}):
         print(f"  declined: {reason}")
     for title, groups in (("model", data.model), ("architecture", data.family)):
-        guesses = left_out(data, groups)
         print(f"\nleft out by {title}")
+        guesses = left_out(data, groups)
         report(data, guesses, by_group=title == "architecture")
         coverage(data, guesses)
         ranking(data, guesses.point("tpot"))
@@ -208,7 +205,13 @@ class Data:
             for m, r in zip(self.model, self.raw, strict=True)
         ]
         # a group of many like rows counts as about 20 of them, so that no single campaign decides a factor
-        self.weight = np.clip(np.array([np.sqrt(20.0 / sizes[kind]) for kind in kinds]), 0.3, 1.5)
+        weight = np.clip(np.array([np.sqrt(20.0 / sizes[kind]) for kind in kinds]), 0.3, 1.5)
+        # what states clients that its sweep never had, or ran with prompts apart, teaches nothing
+        weight *= np.array([row.launched.clients is None and row.prefill is None for row in self.rows])
+        # every architecture is one example of a model
+        family = np.array(self.family)
+        squares = {each: float((weight[family == each] ** 2).sum()) for each in set(self.family)}
+        self.weight = weight * np.sqrt([np.mean(list(squares.values())) / squares[each] for each in self.family])
 
 
 def learn(data: Data, mask: NDArray[np.bool_], rounds: int = 3) -> Corrections:
@@ -218,22 +221,36 @@ def learn(data: Data, mask: NDArray[np.bool_], rounds: int = 3) -> Corrections:
     (a JIT in the first burst, a full cache), which no factor explains, do not raise the others.
 
     Campaigns that may be clumped are taken to be what explains them better, and factors and that are found in turn.
+    What drafts cost and how many are accepted is found last, from runs with speculative decoding alone.
     """
-    start, width, low, high = priors()
-    found = start
-    for _ in range(rounds):
-        clumped = explained(data, mask, made(found))
-
-        def residuals(values: Array, clumped: NDArray[np.bool_] = clumped) -> Array:
-            times = latencies(data.loads, made(values), clumped)
-            tpot = np.log(times.tpot_s[mask] / data.tpot[mask]) / 0.10
-            ttft = times.ttft_s[mask] / data.ttft[mask] - 1.0
-            weight = data.weight[mask]
-            return np.concatenate([robust(weight * tpot), robust(weight * ttft), (values - start) / width])
-
-        solved = least_squares(residuals, found, x_scale=width, max_nfev=15, bounds=(low, high))
-        found = np.asarray(solved.x, dtype=np.float64)
+    found = priors()[0]
+    drafting = drafts()
+    for chosen, rows in ((~drafting, mask & (data.loads.drafted == 0)), (drafting, mask & (data.loads.drafted > 0))):
+        for _ in range(rounds):
+            clumped = explained(data, rows, made(found))
+            found = fitted(data, rows, clumped, found, chosen)
     return made(found)
+
+
+def fitted(
+    data: Data, rows: NDArray[np.bool_], clumped: NDArray[np.bool_], values: Array, chosen: NDArray[np.bool_]
+) -> Array:
+    """The vector of values with those that are `chosen` fitted to `rows`."""
+    start, width, low, high = priors()
+
+    def residuals(part: Array) -> Array:
+        whole = values.copy()
+        whole[chosen] = part
+        times = latencies(data.loads, made(whole), clumped)
+        tpot = np.log(times.tpot_s[rows] / data.tpot[rows]) / 0.10
+        ttft = times.ttft_s[rows] / data.ttft[rows] - 1.0
+        weight = data.weight[rows]
+        return np.concatenate([robust(weight * tpot), robust(weight * ttft), ((whole - start) / width)[chosen]])
+
+    bounds = (low[chosen], high[chosen])
+    found = values.copy()
+    found[chosen] = least_squares(residuals, values[chosen], x_scale=width[chosen], max_nfev=15, bounds=bounds).x
+    return found
 
 
 def explained(data: Data, mask: NDArray[np.bool_], factors: Corrections) -> NDArray[np.bool_]:
@@ -259,7 +276,13 @@ def priors() -> tuple[Array, Array, Array, Array]:
             else:
                 found.append((centre, width, 0.0, 1.0 + 1e-6 if name in SHARES else np.inf))
     start, width, low, high = np.array(found).T
-    return np.clip(start, low + 1e-9, high - 1e-9), width, low, high
+    return np.clip(start, low + 1e-9, high - 1e-9), SHRINKAGE * width, low, high
+
+
+def drafts() -> NDArray[np.bool_]:
+    """Which learned values speculative decoding alone has: others are not learned from runs with it."""
+    names = list(SHARED) + [name for name in BY_ENGINE for _ in Engine]
+    return np.array([name in DRAFTS for name in names])
 
 
 def robust(residuals: Array) -> Array:

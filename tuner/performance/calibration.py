@@ -2,7 +2,7 @@
 
 The logarithm of measured over predicted is a Gaussian process whose covariance says what two runs of one
 model share: the model (its kernels are faster or slower than their tables), the engine, its version, the
-deployment (device, engine, number formats), and the neighbourhood in batch, lengths and shard:
+deployment (device, engine, number formats, drafts), and the neighbourhood in batch, lengths and shard:
 
     k(x, x') = m^2 + e^2 [engine] + v^2 [version] + d^2 [deployment]
              + n^2 [deployment] exp(-|log x - log x'|^2 / 2),    [.]: 1 where both share it
@@ -52,12 +52,11 @@ class Sharing:
         return float(np.sqrt(sum(getattr(self, field.name) ** 2 for field in fields(self))))
 
 
-# rounded maxima of the likelihood on `silicon_e2e`; leaving any architecture out moves them by less than a fifth.
-# TTFT's noise is a quarter above its maximum: intervals after calibration then hold what they promise
-TPOT: Final = Sharing(model=0.04, engine=0.04, version=0.20, deployment=0.06, neighbourhood=0.20, noise=0.09)
-TTFT: Final = Sharing(model=0.15, engine=0.10, version=0.20, deployment=0.15, neighbourhood=0.28, noise=0.18)
+# rounded maxima of the likelihood on `silicon_e2e`, runs left out by architecture
+TPOT: Final = Sharing(model=0.02, engine=0.02, version=0.12, deployment=0.09, neighbourhood=0.16, noise=0.08)
+TTFT: Final = Sharing(model=0.15, engine=0.02, version=0.20, deployment=0.05, neighbourhood=0.30, noise=0.18)
 
-_MOST: Final = 1.5
+_MOST: Final = 1.0
 """Deviations that one run counts for at most: a run that met a compilation says little about the others."""
 
 _FREEDOM: Final = 4.0
@@ -65,7 +64,7 @@ _FREEDOM: Final = 4.0
 
 _METRICS: Final = (("ttft", TTFT), ("tpot", TPOT))
 
-_LOAD_SCALE: Final = 2.2
+_LOAD_SCALE: Final = 1.6
 _SHARD_SCALE: Final = 1.5
 """Lengths of the neighbourhood, in natural logarithms of batch and lengths, and of GPUs."""
 
@@ -260,7 +259,7 @@ def _same(left: Sequence[ServingRow], right: Sequence[ServingRow], place: int) -
 
 
 def _shared(row: ServingRow) -> tuple[object, object, object]:
-    deployment = (row.device, row.engine, row.weights, row.experts, row.prefill is None)
+    deployment = (row.device, row.engine, row.weights, row.experts, row.prefill is None, row.launched.drafted)
     return row.engine, (row.engine, row.version), deployment
 
 

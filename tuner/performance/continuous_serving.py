@@ -32,9 +32,10 @@ from tuner.performance.memory import memory_need
 from tuner.performance.operator_table import OperatorTable
 from tuner.performance.predicted_metrics import PredictedMetrics
 from tuner.performance.prediction import Predictor
+from tuner.performance.published_sweeps import DEFAULT_BUDGET
 from tuner.performance.serving_row import Placement, ServingRow
 from tuner.performance.simulation.traffic import mean_rate
-from tuner.performance.steady_state import CHUNK_TOKENS, prompt_s
+from tuner.performance.steady_state import prompt_s
 from tuner.performance.step_time import StepLoads, StepTime
 from tuner.serving import ContinuousBatching
 from tuner.step import NumberFormat, Shard
@@ -205,10 +206,10 @@ class ContinuousServing:
         piece = np.minimum(left, inputs)
         pieces = np.ceil(inputs / piece)
         factor = float(self._learned.corrections.of("prefill", [Engine.VLLM])[0])
-        whole = max(CHUNK_TOKENS / inputs, 1.0)
+        whole = max(DEFAULT_BUDGET / inputs, 1.0)
         full = factor * float(prompt_s(step.parts(StepLoads.prefill(np.array([whole]), np.array([inputs]))))[0]) / whole
         cut = factor * pieces * prompt_s(step.parts(StepLoads.prefill(np.ones_like(piece), piece)))
-        extra = np.where(left >= CHUNK_TOKENS, 0.0, np.maximum(cut - full, 0.0))
+        extra = np.where(left >= DEFAULT_BUDGET, 0.0, np.maximum(cut - full, 0.0))
         # beside one another, several prompts fill a step that one alone would not
         beside = np.minimum(left / inputs, np.maximum(places, 1.0))
         return _Loads(course, places, extra / np.maximum(beside, 1.0), pieces)
@@ -221,7 +222,7 @@ class ContinuousServing:
             room = settings.cache_bytes / max(each, 1.0)
         else:
             need = memory_need(
-                graph, shard, table.hardware.memory_bytes, tokens, min(settings.max_num_batched_tokens, CHUNK_TOKENS),
+                graph, shard, table.hardware.memory_bytes, tokens, min(settings.max_num_batched_tokens, DEFAULT_BUDGET),
                 settings.cache, settings.memory_share,
             )  # fmt: skip
             room = need.sequences

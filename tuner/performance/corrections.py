@@ -52,6 +52,8 @@ class Corrections:
         polled_steps: mean steps that a request waits where the engine looks for new ones every 30 steps.
         fixed_lengths: factor on `prompt_chain` where all requests have one length and so end together.
         replicated: factor on `prompt_chain` where attention is replicated and a pass waits for every replica.
+        acceptance: probability that a drafted token is accepted after those before it, in answers of 1024 tokens.
+        acceptance_longer: how much higher it is in answers of 8192.
         level: times of decode steps.
         prefill: GPU time of prompts inside an engine over the sum of their operators.
         prefill_experts: the same of their routed experts, beyond `prefill`.
@@ -66,6 +68,7 @@ class Corrections:
         prompt_chain: own prompt's passes before a first token.
         first_token_steps: mean steps before a first token.
         opening: time of the prompts of an opening burst over the sum of their shares of full chunks.
+        draft_layers: time of drafting one token, in layers of a decode step.
     """
 
     matmul: float
@@ -77,6 +80,8 @@ class Corrections:
     polled_steps: float
     fixed_lengths: float
     replicated: float
+    acceptance: float
+    acceptance_longer: float
     level: tuple[float, ...]
     prefill: tuple[float, ...]
     prefill_experts: tuple[float, ...]
@@ -91,6 +96,7 @@ class Corrections:
     prompt_chain: tuple[float, ...]
     first_token_steps: tuple[float, ...]
     opening: tuple[float, ...]
+    draft_layers: tuple[float, ...]
 
     def by_engine(self) -> dict[str, tuple[float, ...]]:
         """The factors that differ by engine."""

@@ -210,8 +210,9 @@ class OperatorTable:
         cache: NumberFormat,
         batch: ArrayLike,
         context: ArrayLike,
+        queries: ArrayLike = 1.0,
     ) -> Array:
-        """Of one layer of latent attention, one token for each of `batch` sequences of `context`.
+        """Of one layer of latent attention, `queries` tokens for each of `batch` sequences of `context`.
 
         No table measures it: the roofline of one shared head, `2 half_width` values of work and
         `cached_width` values of memory per cached token, takes the ratio of grouped attention with one
@@ -220,9 +221,14 @@ class OperatorTable:
         batch, context = np.asarray(batch, dtype=np.float64), np.asarray(context, dtype=np.float64)
         pairs = batch * context
         moved = pairs * cached_width * cache.bytes + batch * heads * 2.0 * half_width * 2.0
-        bound = roofline.bound_s(self.hardware, 4.0 * pairs * heads * half_width, moved, NumberFormat.BF16)
+        work = 4.0 * pairs * heads * half_width
+        bound = roofline.bound_s(self.hardware, work, moved, NumberFormat.BF16)
         grid = self._attention(DECODE, (128, 0, heads, 1), cache)
-        return bound * (_DEFAULT_RATIO if grid is None else np.exp(grid(batch, context)))
+        one = bound * (_DEFAULT_RATIO if grid is None else np.exp(grid(batch, context)))
+        # the ratio is that of streaming the cache; further queries of a sequence only add work
+        queries = np.asarray(queries, dtype=np.float64)
+        several = _DEFAULT_RATIO * queries * work / self.hardware.peak_flops_per_s(NumberFormat.BF16)
+        return np.where(queries > 1.0, np.maximum(one, several), one)
 
     def experts_s(
         self,
@@ -235,8 +241,13 @@ class OperatorTable:
         groups: int,
         tokens: ArrayLike,
         routing: str = "power_law_1.01",
+        dispatched: bool = False,
     ) -> Array:
-        """Of one layer of routed experts on the busiest GPU."""
+        """Of one layer of routed experts on the busiest GPU.
+
+        Tables time a kernel that is given all tokens, also those of experts on other GPUs. Where tokens are
+        `dispatched`, a GPU has only its own: they take the ratio to the roofline of experts that are not spread.
+        """
         wanted = (hidden, inner, chosen, experts, tensor, groups)
         first = _MOE[format][0]
         profiled = self._own.experts(first, _STORED[first], wanted)
@@ -252,10 +263,11 @@ class OperatorTable:
             rows = columns.where(moe_dtype=dtype, distribution=routing)
             if rows.latency_s.size == 0:
                 rows = columns.where(moe_dtype=dtype)
-            shape = nearest(rows.distinct(*EXPERT_SHAPE), wanted, (1.0, 1.0, 2.0, 1.0, 1.5, 1.5))
+            alike = (*wanted[:-1], 1) if dispatched else wanted
+            shape = nearest(rows.distinct(*EXPERT_SHAPE), alike, (1.0, 1.0, 2.0, 1.0, 1.5, 1.5))
             return expert_grid(self.measured, rows, shape, stored)
 
-        grid = self._once(("moe", dtype, routing, *wanted), make)
+        grid = self._once(("moe", dtype, routing, dispatched, *wanted), make)
         return roofline.experts_s(self.hardware, stored, *wanted, tokens) * np.exp(grid(tokens))
 
     def convolution_s(self, operator: Convolution, sequences: ArrayLike) -> Array:

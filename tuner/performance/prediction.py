@@ -6,7 +6,6 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 
@@ -20,16 +19,12 @@ from tuner.performance.grid import Array
 from tuner.performance.memory import running_sequences
 from tuner.performance.operator_table import OperatorTable
 from tuner.performance.serving_row import Declined, ServingRow, effective_shard, resolved_formats
-from tuner.performance.steady_state import CHUNK_TOKENS, OPENING_SHARE, ClosedLoads, latencies
+from tuner.performance.steady_state import OPENING_SHARE, POLLED_STEPS, ClosedLoads, latencies
 from tuner.performance.step_time import StepLoads, StepParts, StepTime
 from tuner.step import NumberFormat, Shard
 
 ModelSource = Callable[[str, NumberFormat | None], ModelGraph]
 """Reads a model by name, its weights as stored or in another format; raises ModelError."""
-
-_POLLED_SELDOM: Final = 16.0
-_POLLED_OFTEN: Final = 1.0 / 3.0
-"""From so many clients on SGLang looks for requests every 30 steps, with fewer every 10 (InferenceMAX on b200)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +81,7 @@ class _Plan:
     deployment: _Deployment
     running: float
     waiting: float
+    filling: float
 
 
 class Predictor:
@@ -164,7 +160,9 @@ class Predictor:
             raise Declined(f"{tokens:g} tokens exceed the model's {longest}")
         # a run that the rule calls impossible is still predicted with one sequence at a time: rows are of runs that ran
         room = deployment.room(tokens)
-        return _Plan(index, row, deployment, min(batch, room), max(batch - room, 0.0))
+        room = min(room, row.launched.places)
+        running = min(batch, room)
+        return _Plan(index, row, deployment, running, max(batch - room, 0.0), _filling(row, running))
 
     def _deployment(self, row: ServingRow) -> _Deployment:
         prefill = None if row.prefill is None else row.prefill.shard
@@ -205,7 +203,9 @@ class Predictor:
             spread = self._learned.spread(metric, graph.has_experts) if self._learned.spreads else Spread(low=0, high=0)
             wider = spread.widened(factor)
             bounds += [math.exp(wider.low), math.exp(wider.high)]
-        timing = self._timings.setdefault((row.device, id(graph), shard, prompt_shard, cache), len(self._timings))
+        timing = self._timings.setdefault(
+            (row.device, row.engine is Engine.VLLM, id(graph), shard, prompt_shard, cache), len(self._timings)
+        )
         ends = (bounds[0], bounds[1], bounds[2], bounds[3])
         return _Deployment(table, graph, row.engine, shard, prompt_shard, cache, wide, origin, ends, timing)
 
@@ -241,10 +241,14 @@ class Predictor:
             inputs = np.array([plans[place].row.input_tokens for place in places])
             outputs = np.array([plans[place].row.output_tokens for place in places])
             running = np.array([plans[place].running for place in places])
-            decode, prompt = self._step(first, first.shard), self._step(first, first.prompt_shard)
-            full = np.maximum(CHUNK_TOKENS / inputs, 1.0)
+            decode, prompt = self._step(first, first.shard, decoding=True), self._step(first, first.prompt_shard)
+            full = np.array([plans[place].filling for place in places])
+            drafted = np.array([float(plans[place].row.launched.drafted) for place in places])
             timed = {
-                "decode": (decode.parts(StepLoads.decode(running, inputs + outputs / 2.0)), np.ones_like(full)),
+                "decode": (
+                    decode.parts(StepLoads.decode(running, inputs + outputs / 2.0, 1.0 + drafted)),
+                    np.ones_like(full),
+                ),
                 "prompt": (prompt.parts(StepLoads.prefill(np.ones_like(inputs), inputs)), np.ones_like(full)),
                 "chunk": (prompt.parts(StepLoads.prefill(full, inputs)), full),
             }
@@ -259,23 +263,28 @@ class Predictor:
             layers=np.array([float(plan.deployment.graph.layers) for plan in plans]),
             running=np.array([plan.running for plan in plans]),
             waiting=np.array([plan.waiting for plan in plans]),
-            input_tokens=np.array([row.input_tokens for row in rows]),
+            queueing=np.array([_queueing(plan) for plan in plans]),
+            filling=np.array([plan.filling for plan in plans]),
+            drafted=np.array([float(row.launched.drafted) for row in rows]),
             output_tokens=np.array([row.output_tokens for row in rows]),
             engines=[row.engine for row in rows],
             serial_host=np.array([row.serial_host for row in rows]),
             fixed_lengths=np.array([row.fixed_lengths for row in rows]),
             separate_prefill=np.array([plan.deployment.wide or plan.row.prefill is not None for plan in plans]),
-            polling=np.array([_polling(plan) for plan in plans]),
+            polling=np.array([row.launched.polled_steps / POLLED_STEPS for row in rows]),
             opening_share=np.array([OPENING_SHARE * row.opening_burst for row in rows]),
+            attention_replicas=np.array([float(plan.deployment.shard.attention_replicas) for plan in plans]),
+            balanced_steps=np.array([float(row.launched.balanced_steps) for row in rows]),
             replicated=np.array(
                 [plan.deployment.shard.attention_replicas > 1 and not plan.deployment.wide for plan in plans]
             ),
         )
 
-    def _step(self, deployment: _Deployment, shard: Shard) -> StepTime:
-        key = (deployment.table.hardware.name, id(deployment.graph), shard, deployment.cache)
+    def _step(self, deployment: _Deployment, shard: Shard, decoding: bool = False) -> StepTime:
+        dispatches = decoding and deployment.engine is not Engine.VLLM and shard.attention_replicas > 1
+        key = (deployment.table.hardware.name, id(deployment.graph), shard, deployment.cache, dispatches)
         if key not in self._steps:
-            self._steps[key] = StepTime(deployment.graph, deployment.table, shard, deployment.cache)
+            self._steps[key] = StepTime(deployment.graph, deployment.table, shard, deployment.cache, dispatches)
         return self._steps[key]
 
 
@@ -303,13 +312,19 @@ def under_doubt(predictions: Sequence[Prediction], ways: Ways, ends: Array) -> l
     ]
 
 
-def _polling(plan: _Plan) -> float:
-    """Share of `polled_steps` that a run has: recipes for SGLang on Blackwell set `scheduler-recv-interval`."""
-    hardware = plan.deployment.table.hardware
-    if plan.row.engine is not Engine.SGLANG or not plan.row.opening_burst or not hardware.computes(NumberFormat.NVFP4):
-        return 0.0
-    clients = plan.row.decode.batch * plan.row.decode.shard.attention_replicas
-    return 1.0 if clients >= _POLLED_SELDOM else _POLLED_OFTEN
+def _filling(row: ServingRow, running: float) -> float:
+    """Prompts that a step's budget of tokens holds beside `running` sequences, at least one."""
+    launched, tokens = row.launched, row.input_tokens
+    if launched.whole_prompts:
+        return max(math.floor((launched.token_budget - running) / tokens), 1.0)
+    return max(launched.token_budget / tokens, 1.0)
+
+
+def _queueing(plan: _Plan) -> float:
+    """Clients whose prompts one copy of attention computes: those it decodes for, unless prompts are apart."""
+    if plan.row.launched.apart is None or plan.row.prefill is None:
+        return plan.running
+    return plan.row.prefill.batch
 
 
 def _served(row: ServingRow | Declined) -> ServingRow:

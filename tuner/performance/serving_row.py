@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from tuner.errors import UsageError
 from tuner.model_graph import ModelGraph
 from tuner.operators import Attention, LatentAttention
 from tuner.performance.corrections import Engine
+from tuner.performance.published_sweeps import Apart, Launch, Run, is_published, launch
 from tuner.step import NumberFormat, Rows, Shard
 
 _FORMATS: Final = {
@@ -30,6 +31,9 @@ _FORMATS: Final = {
 _MAX_TOKENS: Final = 10_000_000
 _OVERLAPPED_SINCE: Final = {Engine.VLLM: (0, 14), Engine.SGLANG: (0, 4), Engine.TRTLLM: (0, 0)}
 """Releases from which an engine's loop runs beside the GPU by default."""
+
+
+_BY_DEFAULT: Final = Launch()
 
 
 class Declined(Exception):
@@ -67,6 +71,7 @@ class ServingRow:
         fixed_lengths: all requests have one length.
         version: of the engine, empty where it is not known; runs of one version share its errors.
         opening_burst: means include the burst with which the clients of a short benchmark all start.
+        launched: how, where published scripts say so.
     """
 
     model: str
@@ -83,6 +88,7 @@ class ServingRow:
     fixed_lengths: bool
     version: str = ""
     opening_burst: bool = True
+    launched: Launch = _BY_DEFAULT
 
 
 def read_row(values: Mapping[str, str]) -> ServingRow:
@@ -100,20 +106,35 @@ def read_row(values: Mapping[str, str]) -> ServingRow:
     precision = values.get("precision", "").strip().lower()
     disaggregated = values.get("mode", "agg").strip() == "disagg"
     decode = _placement(values, "decode_" if disaggregated else "")
+    prefill = _placement(values, "prefill_") if disaggregated else None
+    source, version = values.get("source", ""), values.get("backend_version", "").strip()
+    launched = _BY_DEFAULT
+    if is_published(source):
+        run = _run(values, engine, precision, decode, disaggregated)
+        launched = launch(run)
+        if launched.apart is not None:
+            prefill, decode = _apart(launched.apart, run.clients)
+        if launched.clients is not None:
+            decode = replace(decode, batch=launched.clients)
+    overlapped = launched.overlapped
+    if overlapped is None:
+        overlapped = _version(version) >= _OVERLAPPED_SINCE[engine]
+    inputs, outputs = (_number(values, name, low=1, high=_MAX_TOKENS) for name in ("isl", "osl"))
     return ServingRow(
         model=_text(values, "model_path"),
         device=_text(values, "system"),
         engine=engine,
-        serial_host=_version(values.get("backend_version", "")) < _OVERLAPPED_SINCE[engine],
+        serial_host=not overlapped,
         weights=weights or _format(values, "precision"),
         experts=experts or weights or _format(values, "precision"),
         quantized=precision not in ("", "bf16", "bfloat16", "fp16"),
-        input_tokens=_number(values, "isl", low=1, high=_MAX_TOKENS),
-        output_tokens=_number(values, "osl", low=1, high=_MAX_TOKENS),
+        input_tokens=max(inputs * launched.mean_length, 1.0),
+        output_tokens=max(outputs * launched.mean_length, 1.0),
         decode=decode,
-        prefill=_placement(values, "prefill_") if disaggregated else None,
-        fixed_lengths="gap-analysis/" in values.get("source", ""),
-        version=values.get("backend_version", "").strip(),
+        prefill=prefill,
+        fixed_lengths="gap-analysis/" in source,
+        version=version,
+        launched=launched,
     )
 
 
@@ -180,6 +201,39 @@ def _placement(values: Mapping[str, str], prefix: str) -> Placement:
     if not 0 < batch < 1e7:
         raise Declined(f"{prefix}batch_size is {batch:g}: no batch")
     return Placement(shard=shard, replicas=replicas, batch=max(batch, 1.0))
+
+
+def _run(values: Mapping[str, str], engine: Engine, precision: str, decode: Placement, disaggregated: bool) -> Run:
+    """What decides how the row was launched."""
+    shard = decode.shard
+    return Run(
+        model=_text(values, "model_path"),
+        device=_text(values, "system"),
+        precision=precision,
+        version=values.get("backend_version", "").strip(),
+        source=values.get("source", ""),
+        measured=values.get("measured", ""),
+        engine=engine,
+        gpus=shard.gpus,
+        replicas=shard.attention_replicas,
+        expert_parallel=shard.expert_parallel,
+        input_tokens=_number(values, "isl", low=1, high=_MAX_TOKENS),
+        clients=decode.batch * shard.attention_replicas,
+        disaggregated=disaggregated,
+    )
+
+
+def _apart(apart: Apart, clients: float) -> tuple[Placement, Placement]:
+    """Where prompts and where tokens are computed."""
+
+    def placed(workers: int, gpus: int) -> Placement:
+        if apart.replicated:
+            shard = Shard(attention_replicas=gpus, expert_parallel=gpus)
+        else:
+            shard = Shard(tensor=gpus, expert_parallel=gpus)
+        return Placement(shard=shard, replicas=workers, batch=max(clients / (workers * shard.attention_replicas), 1.0))
+
+    return placed(apart.prompt_workers, apart.prompt_gpus), placed(apart.token_workers, apart.token_gpus)
 
 
 def _text(values: Mapping[str, str], name: str) -> str:

@@ -9,12 +9,16 @@ Every request decodes `o` tokens beside b - 1 others; each of those ends and is 
     n         prompts that a pass finds: 1 + (arrivals during a pass), at most k
     w         a pass over n prompts: (work(n)^3 + l^3)^(1/3), work from p1 at n = 1 to k p at n = k
     s         share of the sequences that run in step: they end, and send their next prompts, together
-    stay      later + (o - 1) TPOT
+    e         tokens that a step adds to a sequence: 1, or with k' drafted 1 + q + ... + q^k'; m = (o - 1) / e steps
+    stay      later + m step
 
-    TPOT  = ((d + x)^4 + h^4)^(1/4),   x = (b - 1) (w / n) ((1 - s) TPOT / stay + s / (2 (o - 1)))
-    later = t0 + r b + c w1 + a TPOT + s (b + k) p / 2
-    first = t0 + r b + g ((b + k) p / 2 + l) + TPOT
-    TTFT  = first / 10 + 9 later / 10 + waiting (o TPOT + later) / b
+    step  = ((d + x)^4 + h^4)^(1/4),   x = (b - 1) (w / n) ((1 - s) step / stay + s / (2 m)),   TPOT = step / e
+    later = t0 + r b + c w1 + a step + s (b + k) p / 2
+    first = t0 + r b + g ((b + k) p / 2 + l) + step
+    TTFT  = first / 10 + 9 later / 10 + waiting ((m + 1) step + later) / b
+
+Steps awaited, a, are the engine's own and those until it looks for requests and until every copy of attention has
+one. A draft costs the time of a few layers; d has all tokens that are verified.
 
 In step, the prompts of a cohort follow one another: the i-th waits for i - 1 others before its first token and
 for the remaining ones after it, hence s/2. An engine that computes prompts before it decodes (SGLang)
@@ -39,8 +43,8 @@ from tuner.performance.corrections import Corrections, Engine
 from tuner.performance.grid import Array
 from tuner.performance.step_time import StepParts
 
-CHUNK_TOKENS = 8192.0
-"""Tokens of prompts that engines compute in one step by default."""
+POLLED_STEPS = 30.0
+"""Steps between looks for requests to which the factor `polled_steps` belongs."""
 
 OPENING_SHARE = 0.1
 """Requests that meet the opening burst: benchmarks send ten per client."""
@@ -49,6 +53,9 @@ _CLUMPED_FIRST = 0.5
 _CLUMPED_ELSEWHERE = 0.25
 """Probability that requests that may be clumped are, where prompts come first and elsewhere: assumptions, after one of
 two and one of three recorded campaigns. Below a half, forecasts hardly depend on them; calibration starts from them."""
+
+_SHORT_ANSWER, _LONG_ANSWER = 1024.0, 8192.0
+"""Output tokens at which drafts are accepted with `acceptance`, and with `acceptance_longer` more."""
 
 _POINTWISE = 1.3
 _ROUNDS = 6
@@ -66,8 +73,11 @@ class ClosedLoads:
         chunked_prompt: one prompt's share of a full chunk.
         layers: of the model.
         running: sequences decoding at once on one attention replica.
-        waiting: sequences that found no place in the cache.
-        input_tokens, output_tokens: of one request.
+        waiting: sequences that found no place.
+        queueing: sequences whose prompts one attention replica computes: those running, unless prompts are apart.
+        filling: prompts that a full chunk holds, at least one.
+        drafted: tokens that a sequence drafts ahead and verifies in each step.
+        output_tokens: of one request.
         engines: which engine.
         serial_host: whether its loop waits for the GPU.
         fixed_lengths: whether all requests have one length.
@@ -75,6 +85,8 @@ class ClosedLoads:
         polling: share of `polled_steps` that a request waits before the engine looks for it.
         opening_share: requests that meet an opening burst.
         replicated: whether attention is replicated, so that passes wait for the longest of several prompts.
+        attention_replicas: copies of attention that step together.
+        balanced_steps: steps that a prompt waits at most until each of them has one, 0 if it does not wait.
     """
 
     decode: StepParts
@@ -83,7 +95,9 @@ class ClosedLoads:
     layers: Array
     running: Array
     waiting: Array
-    input_tokens: Array
+    queueing: Array
+    filling: Array
+    drafted: Array
     output_tokens: Array
     engines: Sequence[Engine]
     serial_host: NDArray[np.bool_]
@@ -92,6 +106,8 @@ class ClosedLoads:
     polling: Array
     opening_share: Array
     replicated: NDArray[np.bool_]
+    attention_replicas: Array
+    balanced_steps: Array
 
     @property
     def may_clump(self) -> NDArray[np.bool_]:
@@ -150,16 +166,17 @@ def latencies(loads: ClosedLoads, factors: Corrections, clumped: NDArray[np.bool
         + factors.collective * loads.decode.collective
         + factors.layer_s * loads.layers
     ) * engine["level"]
-    running, output = loads.running, loads.output_tokens
+    decode = decode * (1.0 + engine["draft_layers"] * loads.drafted / loads.layers)
+    accepted = _accepted(loads, factors)
+    running, output = loads.running, (loads.output_tokens - 1.0) / accepted + 1.0
     host = engine["host_s"] + running * (engine["host_per_sequence_s"] + engine["host_per_request_s"] / output)
-    chunk = np.maximum(CHUNK_TOKENS / loads.input_tokens, 1.0)
     routed = engine["prefill_experts"] - 1.0
     prompts = _Prompts(
         alone=engine["prefill"] * (prompt_s(loads.prompt) + routed * loads.prompt.experts)
         + factors.layer_s * loads.layers,
         chunked=engine["prefill"] * (prompt_s(loads.chunked_prompt) + routed * loads.chunked_prompt.experts)
-        + factors.layer_s * loads.layers / chunk,
-        filling=np.minimum(chunk, running),
+        + factors.layer_s * loads.layers / loads.filling,
+        filling=np.minimum(loads.filling, loads.queueing),
         launch=engine["launch_s"] * loads.prompt.kernels,
     )
     prompts_first = loads.prompts_first
@@ -171,11 +188,11 @@ def latencies(loads: ClosedLoads, factors: Corrections, clumped: NDArray[np.bool
     others = np.where(loads.separate_prefill, 0.0, np.maximum(running - 1.0, 0.0))
     steps = np.maximum(output - 1.0, 1.0)
     outside = engine["first_token_s"] + engine["request_s"] * running
-    cohort = (running + prompts.filling) * prompts.chunked / 2.0
+    cohort = (loads.queueing + prompts.filling) * prompts.chunked / 2.0
     chain = engine["prompt_chain"] * np.where(loads.fixed_lengths, factors.fixed_lengths, 1.0)
     own = chain * np.where(loads.replicated, factors.replicated, 1.0) * _joined(prompts.alone, prompts.launch)
     before = outside + own + in_step * cohort
-    awaited = engine["first_token_steps"] + factors.polled_steps * loads.polling
+    awaited = engine["first_token_steps"] + factors.polled_steps * loads.polling + _balanced(loads, running / steps)
     tpot = (decode**4 + host**4) ** 0.25 + others / output * prompts.chunked
     count = np.ones_like(tpot)
     for _ in range(_ROUNDS):
@@ -189,7 +206,36 @@ def latencies(loads: ClosedLoads, factors: Corrections, clumped: NDArray[np.bool
     first = outside + engine["opening"] * (cohort + prompts.launch) + tpot
     later = before + awaited * tpot
     queueing = waiting * (output * tpot + later) / running
-    return Latencies(ttft_s=loads.opening_share * first + (1.0 - loads.opening_share) * later + queueing, tpot_s=tpot)
+    return Latencies(
+        ttft_s=loads.opening_share * first + (1.0 - loads.opening_share) * later + queueing, tpot_s=tpot / accepted
+    )
+
+
+def _accepted(loads: ClosedLoads, factors: Corrections) -> Array:
+    """Tokens that a step adds to a sequence: its own, and of those drafted all before the first that is refused.
+
+    Random prompts are followed by text that gets easier to foresee, so that acceptance grows with its length.
+    """
+    longer = np.log(np.maximum(loads.output_tokens, 1.0) / _SHORT_ANSWER) / np.log(_LONG_ANSWER / _SHORT_ANSWER)
+    each = np.clip(factors.acceptance + factors.acceptance_longer * longer, 0.0, 1.0)
+    most = int(loads.drafted.max(initial=0.0))
+    return np.asarray(1.0 + sum(each**ahead * (loads.drafted >= ahead) for ahead in range(1, most + 1)))
+
+
+def _balanced(loads: ClosedLoads, joining: Array) -> Array:
+    """Mean steps that a prompt waits until each of r attention replicas has one, or for at most `balanced_steps`.
+
+    r (ln r + 0.577) + 1/2 requests reach every replica, near enough (the coupon collector's problem). A prompt comes
+    at any moment of the shorter of both times, joined smoothly.
+
+    Args:
+        loads: n configurations.
+        joining: requests that come to one replica per step, shape (n,).
+    """
+    replicas = loads.attention_replicas
+    reached = replicas * (np.log(replicas) + np.euler_gamma) + 0.5
+    limit = np.maximum(loads.balanced_steps, 1e-9)
+    return np.asarray(0.5 / (1.0 / limit + joining * replicas / reached))
 
 
 def _by_engine(factors: Corrections, engines: Sequence[Engine]) -> dict[str, Array]:

@@ -39,8 +39,9 @@ class StepLoads:
         prefill_sequences: prompts computed together.
         prefill_tokens: tokens of each of them.
         prefill_context: tokens of each that were cached before.
-        decode_sequences: sequences that produce one token.
+        decode_sequences: sequences that produce tokens.
         decode_context: tokens that each of those attends to.
+        decode_tokens: tokens that each of them computes: one, and those drafted that a step verifies.
     """
 
     prefill_sequences: Array
@@ -48,6 +49,7 @@ class StepLoads:
     prefill_context: Array
     decode_sequences: Array
     decode_context: Array
+    decode_tokens: Array | float = 1.0
 
     @classmethod
     def prefill(cls, sequences: Array, tokens: Array) -> StepLoads:
@@ -62,7 +64,7 @@ class StepLoads:
         )
 
     @classmethod
-    def decode(cls, sequences: Array, context: Array) -> StepLoads:
+    def decode(cls, sequences: Array, context: Array, tokens: Array | float = 1.0) -> StepLoads:
         """Decoding alone."""
         nothing = np.zeros_like(np.asarray(sequences, dtype=np.float64))
         return cls(
@@ -71,17 +73,18 @@ class StepLoads:
             prefill_context=nothing,
             decode_sequences=np.asarray(sequences, dtype=np.float64),
             decode_context=np.asarray(context, dtype=np.float64),
+            decode_tokens=tokens,
         )
 
     @property
     def tokens(self) -> Array:
         """Rows that run through the dense layers."""
-        return self.prefill_sequences * self.prefill_tokens + self.decode_sequences
+        return self.prefill_sequences * self.prefill_tokens + self.decode_sequences * self.decode_tokens
 
     @property
     def sequences(self) -> Array:
         """Rows that run through the output layer."""
-        return self.prefill_sequences + self.decode_sequences
+        return self.prefill_sequences + self.decode_sequences * self.decode_tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,12 +121,18 @@ class StepTime:
         table: the device.
         shard: how it is cut.
         cache: how keys and values are kept.
+        dispatches: experts on several GPUs compute only the tokens that are sent to them.
     """
 
     def __init__(
-        self, graph: ModelGraph, table: OperatorTable, shard: Shard, cache: NumberFormat = NumberFormat.BF16
+        self,
+        graph: ModelGraph,
+        table: OperatorTable,
+        shard: Shard,
+        cache: NumberFormat = NumberFormat.BF16,
+        dispatches: bool = False,
     ) -> None:
-        self.graph, self.table, self.shard, self.cache = graph, table, shard, cache
+        self.graph, self.table, self.shard, self.cache, self.dispatches = graph, table, shard, cache, dispatches
         chosen = [operator.chosen for operator in graph.operators if isinstance(operator, Experts)]
         # a token goes once to each expert's GPU in 8 bits and comes back in 16
         self._copies = 3.0 * min(max(chosen, default=1), shard.expert_parallel)
@@ -212,6 +221,7 @@ class StepTime:
             decode = self.table.latent_decode_s(
                 heads, width, operator.latent_dim + operator.rope_dim, self.cache,
                 np.maximum(loads.decode_sequences, 1.0), np.clip(loads.decode_context, 1.0, limit),
+                loads.decode_tokens,
             )  # fmt: skip
             total += np.where(loads.decode_sequences > 0, decode, 0.0)
         return total
@@ -220,7 +230,7 @@ class StepTime:
         hardware = self.table.hardware
         state = 2.0 * operator.state_bytes(self.shard)
         width = (2 * operator.convolved + operator.value_heads * operator.value_dim) / self.shard.tensor * 2.0
-        moved = loads.decode_sequences * state + loads.tokens * operator.count * width
+        moved = loads.decode_sequences * loads.decode_tokens * state + loads.tokens * operator.count * width
         heads = operator.value_heads / self.shard.tensor
         chunked = 2.0 * (
             3 * operator.key_dim * operator.value_dim + operator.chunk * (3 * operator.key_dim + 2 * operator.value_dim)
@@ -237,6 +247,7 @@ class StepTime:
         seconds = self.table.experts_s(
             operator.format, operator.hidden, operator.inner, operator.chosen, operator.experts,
             self.shard.expert_tensor, self.shard.expert_parallel, np.maximum(tokens, 1.0),
+            dispatched=self.dispatches and self.shard.expert_parallel > 1,
         )  # fmt: skip
         return np.where(tokens > 0, seconds, 0.0)
 

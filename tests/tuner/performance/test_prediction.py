@@ -28,6 +28,7 @@ from tuner.performance.grid import LogGrid
 from tuner.performance.memory import memory_need
 from tuner.performance.operator_table import OperatorTable
 from tuner.performance.prediction import Predictor
+from tuner.performance.published_sweeps import Launch
 from tuner.performance.serving_row import ServingRow, read_row
 from tuner.performance.steady_state import latencies
 from tuner.performance.table_choice import tables_for
@@ -130,15 +131,37 @@ def test_more_sequences_never_make_a_token_faster(predictor: Predictor) -> None:
         ({"batch_size": "15"}, 1.0 / 3.0),
         ({"system": "h200_sxm"}, 0.0),
         ({"backend": "vllm"}, 0.0),
+        ({"source": ""}, 0.0),
     ],
 )
-def test_only_benchmarks_of_sglang_on_blackwell_look_for_requests_now_and_then(
+def test_only_published_sweeps_of_sglang_on_blackwell_look_for_requests_now_and_then(
     predictor: Predictor, change: dict[str, str], share: float
 ) -> None:
-    row = read_row({**ROW, "backend": "sglang", "system": "b200_sxm", **change})
-    loads, _, _ = predictor.loads([row, dataclasses.replace(row, opening_burst=False)])
+    row = read_row({**ROW, "backend": "sglang", "system": "b200_sxm", "source": "2026-03-25.csv", **change})
+    loads, _, _ = predictor.loads([row])
     assert loads is not None
-    assert loads.polling == pytest.approx([share, 0.0])
+    assert loads.polling == pytest.approx([share])
+
+
+def drafting(row: ServingRow, tokens: int) -> ServingRow:
+    """The same, every sequence drafting so many tokens ahead."""
+    return dataclasses.replace(row, launched=Launch(drafted=tokens))
+
+
+def test_drafts_are_quicker_with_few_sequences_the_longer_the_answer(predictor: Predictor) -> None:
+    gains = []
+    for osl in ("512", "4096"):
+        row = read_row({**ROW, "batch_size": "2", "osl": osl})
+        plain, drafted = (found.tpot_s or 0.0 for found in predictor.predict([row, drafting(row, 3)]))
+        gains.append(plain / drafted)
+    assert 1.0 < gains[0] < gains[1] < 4.0
+
+
+def test_a_smaller_budget_of_tokens_makes_the_opening_burst_slower(predictor: Predictor) -> None:
+    row = read_row({**ROW, "batch_size": "64", "isl": "256"})
+    whole = dataclasses.replace(row, launched=Launch(token_budget=512.0, whole_prompts=True))
+    wide, narrow = (found.ttft_s or 0.0 for found in predictor.predict([row, whole]))
+    assert narrow > wide
 
 
 @settings(max_examples=30, deadline=None)
