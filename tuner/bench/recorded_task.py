@@ -72,7 +72,10 @@ class RecordedTask:
     def regret(self) -> FloatArray:
         """How far each configuration is from the optimum, relative to it; infinite where it does not hold."""
         best = float(self.gains.max())
-        return np.asarray((best - self.gains) / abs(best))
+        gaps = best - self.gains
+        # Of an optimum of 0 there is no share: whatever is not it is infinitely far.
+        shares = np.divide(gaps, abs(best), out=np.full(len(gaps), np.inf), where=bool(best))
+        return np.asarray(np.where(gaps == 0.0, 0.0, shares))
 
     def earlier(self) -> EarlierTask:
         """The whole table, as later tasks may read it."""

@@ -83,3 +83,11 @@ def test_groups_too_small_are_skipped_with_a_note_but_stay_earlier_tasks(write_g
     assert [task.name for task in data.targets] == [("ant",), ("bee",), ("cat",), ("dog",)]
     assert data.tasks[-1].name == ("fox",)
     assert "fewer than 4" in data.notes[0]
+
+
+def test_of_an_optimum_of_zero_every_other_value_is_infinitely_far(write_grid: Callable[..., Path]) -> None:
+    repeats = "".join(f"eel,small,{batch},1,{rate},5,1\n" for batch, rate in ((1, -2), (2, 0), (4, -1)))
+    path = write_grid(lambda text: text.replace("min_rows: 4", "min_rows: 3"), lambda text: text + repeats)
+    eel = load_recorded(read_task_file(path)).tasks[-1]
+    assert eel.regret().tolist() == [np.inf, 0.0, np.inf]
+    assert eel.within(0.05).tolist() == [False, True, False]
