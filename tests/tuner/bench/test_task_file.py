@@ -28,6 +28,10 @@ def test_the_key_on_is_a_word(write_grid: Callable[..., Path]) -> None:
     assert read_task_file(path).descriptors[0].on == ("model",)
 
 
+def test_numbers_are_those_of_yaml_1_2(write_grid: Callable[..., Path]) -> None:
+    assert read_task_file(write_grid(lambda text: text.replace("upper: 40", "upper: 4e1"))).bounds[0].limit == 40.0
+
+
 def test_all_faults_are_reported_at_their_lines(write_grid: Callable[..., Path]) -> None:
     path = write_grid(
         lambda text: (
@@ -53,7 +57,11 @@ def test_all_faults_are_reported_at_their_lines(write_grid: Callable[..., Path])
         (lambda text: text.replace("upper: 40", "upper: 0.001"), "No group can be tuned"),
         (lambda text: text.replace("data/grid.csv", "data/gird.csv"), "no file"),
         (lambda text: text.replace("type: categorical", "type: ordinal, scale: linear"), "holds words"),
-        (lambda text: "a: [", "no YAML"),
+        (lambda text: "a: [", "YAML syntax"),
+        (lambda text: "", "The file is empty"),
+        (lambda text: text.replace("[data/grid.csv]", "&a [*a]"), "line 2: data.*contains itself"),
+        (lambda text: text + "min_rows: 3\n", "already given in line"),
+        (lambda text: text.replace("upper: 40", "upper: .nan"), "upper: .nan is not finite"),
     ],
 )
 def test_what_does_not_fit_the_data_is_refused(
