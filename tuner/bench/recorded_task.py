@@ -172,7 +172,7 @@ def _read_frames(paths: Iterable[Path], task_file: TaskFile, faults: list[Fault]
     frames = []
     for path in paths:
         try:
-            frames.append(pd.read_csv(path))
+            frames.append(_read_csv(path, task_file))
         except (OSError, ValueError, EOFError, UnicodeError) as error:
             faults.append(
                 Fault(
@@ -182,6 +182,16 @@ def _read_frames(paths: Iterable[Path], task_file: TaskFile, faults: list[Fault]
     if not frames:
         raise StudyFileError(str(task_file.path), faults)
     return pd.concat(frames, ignore_index=True)
+
+
+def _read_csv(path: Path, task_file: TaskFile) -> pd.DataFrame:
+    """A CSV file; where words are expected, `None` and `null` are words rather than missing numbers."""
+    frame = pd.read_csv(path)
+    words = [parameter.name for parameter in task_file.parameters if parameter.scale is Scale.CATEGORICAL]
+    for name in (*task_file.group_by, *words):
+        if name in frame.columns and frame[name].isna().any():
+            frame[name] = pd.read_csv(path, usecols=[name], keep_default_na=False, na_values=_MISSING)[name]
+    return frame
 
 
 def _check_columns(task_file: TaskFile, frame: pd.DataFrame, faults: list[Fault]) -> None:
@@ -270,6 +280,8 @@ class _Table:
 
     def _check_values(self) -> None:
         numbers = self._frame[_NUMBER].to_numpy()
+        if not len(numbers):
+            return
         for where, values in [
             ("objective", self._objective),
             *((f"constraints[{at}]", self._constraints[:, at]) for at in range(self._constraints.shape[1])),
@@ -306,6 +318,7 @@ class _Table:
 
 
 _NUMBER = "__number__"
+_MISSING = ("", "nan", "NaN", "NA", "N/A", "n/a", "<NA>", "#N/A")
 
 
 def _columns(frame: pd.DataFrame) -> dict[str, Column]:
@@ -349,7 +362,7 @@ def _descriptor_frame(
 ) -> pd.DataFrame | None:
     known = {*task_file.group_by, *(parameter.name for parameter in task_file.parameters)}
     try:
-        frame = pd.read_csv(descriptor.path)
+        frame = _read_csv(descriptor.path, task_file)
     except (OSError, ValueError, EOFError, UnicodeError) as error:
         faults.append(
             Fault(where=f"descriptors[{at}].file", problem=f"{descriptor.path} cannot be read: {error}.", remedy="")
@@ -379,7 +392,7 @@ def _value_descriptors(task_file: TaskFile) -> dict[str, dict[Value, tuple[float
         if len(words) != 1:
             continue
         others = [name for name in descriptor.on if name != words[0]]
-        frame = pd.read_csv(descriptor.path).sort_values(others or words).drop_duplicates(words)
+        frame = _read_csv(descriptor.path, task_file).sort_values(others or words).drop_duplicates(words)
         numeric = frame.drop(columns=list(descriptor.on)).select_dtypes(["number", "bool"]).astype(float)
         numeric = numeric.loc[:, numeric.notna().all() & (numeric.nunique() > 1)]
         table = descriptors.setdefault(words[0], {})

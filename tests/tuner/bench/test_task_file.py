@@ -99,3 +99,13 @@ def test_of_an_optimum_of_zero_every_other_value_is_infinitely_far(write_grid: C
     eel = load_recorded(read_task_file(path)).tasks[-1]
     assert eel.regret().tolist() == [np.inf, 0.0, np.inf]
     assert eel.within(0.05).tolist() == [False, True, False]
+
+
+def test_none_is_a_word_where_words_are_expected(write_grid: Callable[..., Path]) -> None:
+    data = load_recorded(read_task_file(write_grid(edit_data=lambda text: text.replace("small", "None"))))
+    assert {row[0] for row in data.tasks[0].rows} == {"None", "large"}
+
+
+def test_data_without_rows_is_refused(write_grid: Callable[..., Path]) -> None:
+    with pytest.raises(StudyFileError, match="there are no rows"):
+        load_recorded(read_task_file(write_grid(edit_data=lambda text: text.splitlines()[0])))
