@@ -9,9 +9,10 @@ skips what is there.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
@@ -36,6 +37,7 @@ EVALUATIONS = "evaluations.jsonl"
 BELIEFS = "beliefs.jsonl"
 MOVES = "moves.jsonl"
 PLAN = "plan.json"
+_IDENTITY = {"task", "strategy", "seed", "group"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,10 +112,20 @@ class CampaignData:
         targets = load_recorded(task_file, families=plan.families, data=plan.targets) if plan.targets else earlier
         return cls(earlier=earlier, targets=targets)
 
+    def digest(self) -> str:
+        """Changes with whatever decides which rows there are and what they answer."""
+        file = self.targets.task_file
+        meaning = (file.where, file.group_by, file.parameters, file.objective, file.direction, file.limits)
+        found = hashlib.sha256(repr((meaning, file.feasible, file.min_rows, self.earlier.descriptors)).encode())
+        recorded = (self.earlier,) if self.targets is self.earlier else (self.earlier, self.targets)
+        for task in (task for data in recorded for task in data.tasks):
+            found.update(repr((task.name, task.family, task.rows, task.numbers, task.features)).encode())
+            for values in (task.ran, task.objective, task.constraints):
+                found.update(values.tobytes())
+        return found.hexdigest()
+
     def earlier_than(self, target: RecordedTask) -> list[RecordedTask]:
-        """The earlier tasks of a target: all groups, without the target's family."""
-        if self.targets is not self.earlier:
-            return list(self.earlier.tasks)
+        """The earlier tasks of a target: all groups, without the target's family, in whichever file it lies."""
         return [task for task in self.earlier.tasks if task.family != target.family]
 
 
@@ -138,10 +150,13 @@ def run_campaign(data: Sequence[CampaignData], plan: CampaignPlan, folder: Path,
     """Runs what is not done yet; yields a line for people after every portion.
 
     Raises:
-        UsageError: the folder holds results of another plan.
+        UsageError: the folder cannot be written, or holds results of another plan or of other data.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    done = _resume(folder, plan)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{folder} is no folder, and cannot be made: {error.strerror}. Give another --out.") from error
+    done = _resume(folder, plan, {each.targets.task_file.name: each.digest() for each in data})
     by_name = {each.targets.task_file.name: each for each in data}
     work = [
         portion
@@ -208,21 +223,30 @@ def _history(
     ]
 
 
-def _resume(folder: Path, plan: CampaignPlan) -> set[tuple[str, str, int, str]]:
+def _resume(folder: Path, plan: CampaignPlan, digests: Mapping[str, str]) -> set[tuple[str, str, int, str]]:
     """The replays that are done; half-written lines at the end of an interrupted file are cut off."""
     path = folder / PLAN
     fingerprint = json.loads(json.dumps(plan.fingerprint()))
+    tasks: dict[str, str] = {}
     if path.exists():
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if found != fingerprint:
-            differing = sorted(key for key in fingerprint if found.get(key) != fingerprint[key])
+        try:
+            found = json.loads(path.read_bytes())
+            tasks = dict(found.pop("tasks", {}))
+        except (ValueError, AttributeError, TypeError) as error:
+            raise UsageError(f"{path} is damaged: {error}. Give another --out, or remove it.") from error
+        differing = sorted(key for key in fingerprint if found.get(key) != fingerprint[key])
+        differing += [f"task file {name}" for name in digests if tasks.get(name, digests[name]) != digests[name]]
+        if differing:
             raise UsageError(
                 f"{folder} holds results with other settings of {', '.join(differing)}. "
                 "Give another --out, or remove it."
             )
-    else:
-        path.write_text(json.dumps(fingerprint, indent=2) + "\n", encoding="utf-8")
-    asks = {_key(entry): entry["asks"] for entry in _entries(folder / MOVES)}
+    text = json.dumps(fingerprint | {"tasks": {**tasks, **digests}}, indent=2) + "\n"
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        partial = path.with_suffix(".partial")
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    asks = {_key(entry): entry.get("asks") for entry in _entries(folder / MOVES)}
     written = Counter(_key(entry) for entry in _entries(folder / EVALUATIONS))
     done = {key for key, count in asks.items() if written[key] == count}
     for name in (EVALUATIONS, BELIEFS, MOVES):
@@ -234,9 +258,11 @@ def _resume(folder: Path, plan: CampaignPlan) -> set[tuple[str, str, int, str]]:
 def _entries(path: Path) -> list[dict[str, Any]]:
     """The whole lines of a file of JSON lines; an interrupted process may have left half of one."""
     entries = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        with contextlib.suppress(json.JSONDecodeError):
-            entries.append(json.loads(line))
+    for line in path.read_bytes().splitlines() if path.exists() else []:
+        with contextlib.suppress(ValueError):
+            entry = json.loads(line)
+            if isinstance(entry, dict) and entry.keys() >= _IDENTITY and isinstance(entry["group"], list):
+                entries.append(entry)
     return entries
 
 

@@ -100,6 +100,17 @@ def _summaries(data: Sequence[CampaignData], plan: CampaignPlan, folder: Path) -
     scores, times = score_replays(folder / EVALUATIONS, tasks, plan.options.budget)
     if plan.history.trials:
         scores = last_third(scores)
+    # Processes end in no fixed order.
+    names, strategies = [task_file.name for task_file, _ in tasks], list(plan.strategies)
+    scores.sort(
+        key=lambda score: (
+            names.index(score.task),
+            strategies.index(score.strategy) if score.strategy in strategies else len(strategies),
+            score.strategy,
+            score.seed,
+            str(score.group),
+        )
+    )
     return summarise(scores, times, read_moved(folder / MOVES))
 
 
