@@ -29,6 +29,7 @@ from tuner.bench.task_file import TaskFile
 from tuner.errors import UsageError
 from tuner.parameter import Value
 from tuner.strategies.listed_problem import EarlierTask
+from tuner.whole_file import written_whole
 
 if TYPE_CHECKING:
     from tuner.strategies.meta_prior import HyperparameterCache
@@ -243,15 +244,15 @@ def _resume(folder: Path, plan: CampaignPlan, digests: Mapping[str, str]) -> set
             )
     text = json.dumps(fingerprint | {"tasks": {**tasks, **digests}}, indent=2) + "\n"
     if not path.exists() or path.read_text(encoding="utf-8") != text:
-        partial = path.with_suffix(".partial")
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+        with written_whole(path) as file:
+            file.write(text)
     asks = {_key(entry): entry.get("asks") for entry in _entries(folder / MOVES)}
     written = Counter(_key(entry) for entry in _entries(folder / EVALUATIONS))
     done = {key for key, count in asks.items() if written[key] == count}
     for name in (EVALUATIONS, BELIEFS, MOVES):
         kept = [json.dumps(entry, separators=(",", ":")) for entry in _entries(folder / name) if _key(entry) in done]
-        (folder / name).write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        with written_whole(folder / name) as file:
+            file.writelines(f"{line}\n" for line in kept)
     return done
 
 

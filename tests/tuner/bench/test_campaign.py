@@ -13,6 +13,7 @@ from tuner.bench.history import History, HistoryKind
 from tuner.bench.replay import ReplayOptions
 from tuner.bench.task_file import read_task_file
 from tuner.cli.bench import main
+from tuner.cli.main import main as tune
 
 FIELDS = ["task", "group", "strategy", "seed", "step", "config", "row", "objective", "holds", "ran", "suggest_s"]
 
@@ -150,3 +151,12 @@ def test_processes_do_not_change_the_result(write_grid: Callable[..., Path], tmp
     assert one == two
     rows = [{(str(e["group"]), e["step"]): e["row"] for e in _lines(tmp_path / jobs)} for jobs in ("1", "2")]
     assert rows[0] == rows[1]
+
+
+def test_what_the_disk_refuses_is_a_failure_that_names_the_place(
+    write_grid: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out" / "beliefs.jsonl").mkdir(parents=True)
+    arguments = ["bench", "replay", str(write_grid()), "--strategies", "random", "--out", str(tmp_path / "out")]
+    assert tune(arguments) == 1
+    assert "beliefs.jsonl: Is a directory" in " ".join(capsys.readouterr().err.split())
