@@ -11,11 +11,15 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
+import signal
+import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +30,7 @@ from tuner.bench.history import Disturbance, History, HistoryKind, unlike_half
 from tuner.bench.recorded_task import RecordedData, RecordedTask, load_recorded
 from tuner.bench.replay import Replay, ReplayOptions, problem_of, replay, trimmed
 from tuner.bench.task_file import TaskFile
-from tuner.errors import UsageError
+from tuner.errors import RunError, UsageError
 from tuner.parameter import Value
 from tuner.strategies.listed_problem import EarlierTask
 from tuner.whole_file import written_whole
@@ -152,6 +156,7 @@ def run_campaign(data: Sequence[CampaignData], plan: CampaignPlan, folder: Path,
 
     Raises:
         UsageError: the folder cannot be written, or holds results of another plan or of other data.
+        RunError: a process was killed.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -171,12 +176,35 @@ def run_campaign(data: Sequence[CampaignData], plan: CampaignPlan, folder: Path,
             replays = _run_portion(by_name[portion.task_file], plan, portion, cache)
             yield _keep(folder, portion, replays, done, number, len(work))
         return
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+    others = set(active_children())
+    with ProcessPoolExecutor(jobs, get_context("spawn"), _begin_process) as pool:
         futures = {
             pool.submit(_run_portion, by_name[portion.task_file], plan, portion, {}): portion for portion in work
         }
-        for number, future in enumerate(as_completed(futures), start=1):
-            yield _keep(folder, futures[future], future.result(), done, number, len(work))
+        try:
+            for number, future in enumerate(as_completed(futures), start=1):
+                yield _keep(folder, futures[future], future.result(), done, number, len(work))
+        except BrokenProcessPool as error:
+            problem = "A process of --jobs was killed, perhaps for want of memory."
+            raise RunError(f"{problem} Run again with fewer --jobs: what is done is kept in {folder}.") from error
+        finally:
+            # An interruption waits neither for what is running nor for what is left.
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in set(active_children()) - others:
+                process.terminate()
+
+
+def _begin_process() -> None:
+    """Ctrl-C is the parent's to answer; a process whose parent is gone ends as well."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _arrival_order(groups: Sequence[tuple[Value, ...]], seed: int) -> tuple[tuple[Value, ...], ...]:

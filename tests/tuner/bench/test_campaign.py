@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
+from multiprocessing import active_children
 from pathlib import Path
 
 import pytest
 
-from tuner.bench.campaign import CampaignData, CampaignPlan
+from tuner.bench.campaign import CampaignData, CampaignPlan, run_campaign
 from tuner.bench.history import History, HistoryKind
 from tuner.bench.replay import ReplayOptions
 from tuner.bench.task_file import read_task_file
@@ -160,3 +162,18 @@ def test_what_the_disk_refuses_is_a_failure_that_names_the_place(
     arguments = ["bench", "replay", str(write_grid()), "--strategies", "random", "--out", str(tmp_path / "out")]
     assert tune(arguments) == 1
     assert "beliefs.jsonl: Is a directory" in " ".join(capsys.readouterr().err.split())
+
+
+def test_an_interruption_waits_for_no_process(write_grid: Callable[..., Path], tmp_path: Path) -> None:
+    plan = CampaignPlan(
+        strategies=("random", "meta"), seeds=300, history=History(HistoryKind.FULL), options=ReplayOptions(budget=20)
+    )
+    data = CampaignData.load(read_task_file(write_grid()), plan)
+    running = run_campaign([data], plan, tmp_path / "out", jobs=2)
+    next(running)
+    processes, started = active_children(), time.monotonic()
+    running.close()
+    for process in processes:
+        process.join(10.0)
+    assert processes
+    assert time.monotonic() - started < 10.0
