@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO, cast
+from typing import TextIO
 
 
 @contextlib.contextmanager
@@ -26,10 +27,24 @@ def written_whole(path: Path) -> Iterator[TextIO]:
     target = path.resolve()
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
-        opener = gzip.open if target.suffix == ".gz" else open
-        with cast(TextIO, opener(partial, "wt", encoding="utf-8", newline="")) as file:
+        with _opened(partial, packed=target.suffix == ".gz") as file:
             yield file
         partial.replace(target)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def _opened(path: Path, packed: bool) -> Iterator[TextIO]:
+    if not packed:
+        with path.open("w", encoding="utf-8", newline="") as file:
+            yield file
+        return
+    # Without a name and a time inside, equal texts make equal files.
+    with (
+        path.open("wb") as raw,
+        gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as binary,
+        io.TextIOWrapper(binary, encoding="utf-8", newline="") as file,
+    ):
+        yield file

@@ -31,3 +31,11 @@ def test_a_link_goes_on_to_lead_to_the_file(tmp_path: Path) -> None:
 def test_what_is_no_file_is_written_as_it_goes() -> None:
     with pytest.raises(OSError, match="No space"), written_whole(Path("/dev/full")) as file:
         file.write("text")
+
+
+def test_equal_texts_make_equal_archives(tmp_path: Path) -> None:
+    for name in ("one.gz", "other.gz"):
+        with written_whole(tmp_path / name) as file:
+            file.write("text\r\n")
+    assert (tmp_path / "one.gz").read_bytes() == (tmp_path / "other.gz").read_bytes()
+    assert gzip.decompress((tmp_path / "one.gz").read_bytes()) == b"text\r\n"

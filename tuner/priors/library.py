@@ -88,7 +88,9 @@ class PriorLibrary:
         Raises:
             UnknownNameError: there is none of that name.
         """
-        self.get(name)
+        # A damaged one can be forgotten, too.
+        if name not in self.names():
+            raise UnknownNameError("prior", name, self.names())
         self._path(name).unlink()
 
     def _path(self, name: str) -> Path:
