@@ -56,3 +56,15 @@ def test_a_configuration_file_alone_is_simulated(study: Path, capsys: pytest.Cap
 def test_what_will_be_started_needs_all_its_files(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", str(study)]) == 2
     assert "has no tokenizer" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "99999999999999999999"])
+def test_a_value_beyond_all_numbers_is_a_fault(study: Path, capsys: pytest.CaptureFixture[str], value: str) -> None:
+    assert main(["simulate", str(study), "--set", f"max_num_seqs={value}"]) == 2
+    assert f"max_num_seqs: {value} is beyond" in capsys.readouterr().err
+
+
+def test_a_model_on_which_its_reader_fails_is_a_fault(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (study.parent / "model" / "config.json").write_text(json.dumps({**CONFIG, "mlp_only_layers": [None]}))
+    assert main(["predict", str(study)]) == 2
+    assert "operators cannot be read" in capsys.readouterr().err
