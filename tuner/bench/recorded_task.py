@@ -296,7 +296,9 @@ class _Table:
             missing = numbers[self._frame[name].isna().to_numpy()]
             if len(missing):
                 problem = f"The column {name!r} is empty in {len(missing)} rows, the first at data row {missing[0]}."
-                self.faults.append(Fault(where=name, problem=problem, remedy="Fill it, or drop the rows with `where`."))
+                written = name if name.isidentifier() else f"`{name}`"
+                remedy = f"Fill it, or drop the rows with where: {written} == {written}."
+                self.faults.append(Fault(where=name, problem=problem, remedy=remedy))
         for parameter in self._file.parameters:
             column = self._frame[parameter.name]
             if parameter.scale is Scale.CATEGORICAL:

@@ -109,3 +109,13 @@ def test_none_is_a_word_where_words_are_expected(write_grid: Callable[..., Path]
 def test_data_without_rows_is_refused(write_grid: Callable[..., Path]) -> None:
     with pytest.raises(StudyFileError, match="there are no rows"):
         load_recorded(read_task_file(write_grid(edit_data=lambda text: text.splitlines()[0])))
+
+
+def test_rows_without_a_value_are_dropped_as_the_fault_says(write_grid: Callable[..., Path]) -> None:
+    def emptied(text: str) -> str:
+        return text.replace("bee,small,1,1,", "bee,,1,1,", 1)
+
+    with pytest.raises(StudyFileError, match="where: kind == kind"):
+        load_recorded(read_task_file(write_grid(edit_data=emptied)))
+    path = write_grid(lambda text: text + "where: kind == kind\n", emptied)
+    assert {row[0] for row in load_recorded(read_task_file(path)).tasks[1].rows} == {"small", "large"}
