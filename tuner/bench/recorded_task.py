@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -173,7 +175,7 @@ def _read_frames(paths: Iterable[Path], task_file: TaskFile, faults: list[Fault]
     for path in paths:
         try:
             frames.append(_read_csv(path, task_file))
-        except (OSError, ValueError, EOFError, UnicodeError) as error:
+        except _UNREADABLE as error:
             faults.append(
                 Fault(
                     where="data", problem=f"{path} cannot be read: {error}.", remedy="Give a CSV file, gzipped or not."
@@ -186,11 +188,16 @@ def _read_frames(paths: Iterable[Path], task_file: TaskFile, faults: list[Fault]
 
 def _read_csv(path: Path, task_file: TaskFile) -> pd.DataFrame:
     """A CSV file; where words are expected, `None` and `null` are words rather than missing numbers."""
-    frame = pd.read_csv(path)
+    packed: Literal["gzip"] | None = "gzip" if path.suffix == ".gz" else None
+    # In one piece, so that a column has one type throughout.
+    frame = pd.read_csv(path, compression=packed, low_memory=False)
     words = [parameter.name for parameter in task_file.parameters if parameter.scale is Scale.CATEGORICAL]
     for name in (*task_file.group_by, *words):
         if name in frame.columns and frame[name].isna().any():
-            frame[name] = pd.read_csv(path, usecols=[name], keep_default_na=False, na_values=_MISSING)[name]
+            own = pd.read_csv(
+                path, compression=packed, low_memory=False, usecols=[name], keep_default_na=False, na_values=_MISSING
+            )
+            frame[name] = own[name]
     return frame
 
 
@@ -320,6 +327,7 @@ class _Table:
 
 
 _NUMBER = "__number__"
+_UNREADABLE = (OSError, ValueError, EOFError, zlib.error)
 _MISSING = ("", "nan", "NaN", "NA", "N/A", "n/a", "<NA>", "#N/A")
 
 
@@ -365,7 +373,7 @@ def _descriptor_frame(
     known = {*task_file.group_by, *(parameter.name for parameter in task_file.parameters)}
     try:
         frame = _read_csv(descriptor.path, task_file)
-    except (OSError, ValueError, EOFError, UnicodeError) as error:
+    except _UNREADABLE as error:
         faults.append(
             Fault(where=f"descriptors[{at}].file", problem=f"{descriptor.path} cannot be read: {error}.", remedy="")
         )
@@ -396,6 +404,7 @@ def _value_descriptors(task_file: TaskFile) -> dict[str, dict[Value, tuple[float
         others = [name for name in descriptor.on if name != words[0]]
         frame = _read_csv(descriptor.path, task_file).sort_values(others or words).drop_duplicates(words)
         numeric = frame.drop(columns=list(descriptor.on)).select_dtypes(["number", "bool"]).astype(float)
+        numeric = numeric.replace([np.inf, -np.inf], np.nan)
         numeric = numeric.loc[:, numeric.notna().all() & (numeric.nunique() > 1)]
         table = descriptors.setdefault(words[0], {})
         for position, value in enumerate(_values(frame[words[0]])):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Callable
 from pathlib import Path
 
@@ -119,3 +120,18 @@ def test_rows_without_a_value_are_dropped_as_the_fault_says(write_grid: Callable
         load_recorded(read_task_file(write_grid(edit_data=emptied)))
     path = write_grid(lambda text: text + "where: kind == kind\n", emptied)
     assert {row[0] for row in load_recorded(read_task_file(path)).tasks[1].rows} == {"small", "large"}
+
+
+def test_a_damaged_archive_of_data_is_a_fault(write_grid: Callable[..., Path], tmp_path: Path) -> None:
+    path = write_grid(lambda text: text.replace("grid.csv", "grid.csv.gz"))
+    packed = bytearray(gzip.compress((tmp_path / "data" / "grid.csv").read_bytes()))
+    packed[60:90] = b"\x55" * 30
+    (tmp_path / "data" / "grid.csv.gz").write_bytes(packed)
+    with pytest.raises(StudyFileError, match=r"grid.csv.gz cannot be read"):
+        load_recorded(read_task_file(path))
+
+
+def test_descriptors_that_are_not_finite_describe_nothing(write_grid: Callable[..., Path], tmp_path: Path) -> None:
+    path = write_grid(lambda text: text + "descriptors: [{file: data/kinds.csv, on: [kind]}]\n")
+    (tmp_path / "data" / "kinds.csv").write_text("kind,memory,speed\nsmall,16,inf\nlarge,80,2\n")
+    assert load_recorded(read_task_file(path)).descriptors == {"kind": {"small": (16.0,), "large": (80.0,)}}
