@@ -9,6 +9,7 @@ skips what is there.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -155,13 +156,36 @@ def run_campaign(data: Sequence[CampaignData], plan: CampaignPlan, folder: Path,
     """Runs what is not done yet; yields a line for people after every portion.
 
     Raises:
-        UsageError: the folder cannot be written, or holds results of another plan or of other data.
+        UsageError: the folder cannot be written, is being written, or holds results of another plan or of other data.
         RunError: a process was killed.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"{folder} is no folder, and cannot be made: {error.strerror}. Give another --out.") from error
+    with _alone(folder):
+        yield from _run(data, plan, folder, jobs)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keeps other campaigns out of a folder while one writes there; the lock goes with its process.
+
+    Raises:
+        UsageError: another is there already.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UsageError(f"Another run is writing to {folder}. Wait for it, or give another --out.") from error
+        yield
+    finally:
+        os.close(handle)
+
+
+def _run(data: Sequence[CampaignData], plan: CampaignPlan, folder: Path, jobs: int) -> Iterator[str]:
     done = _resume(folder, plan, {each.targets.task_file.name: each.digest() for each in data})
     by_name = {each.targets.task_file.name: each for each in data}
     work = [

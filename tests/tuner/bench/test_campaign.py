@@ -16,6 +16,7 @@ from tuner.bench.replay import ReplayOptions
 from tuner.bench.task_file import read_task_file
 from tuner.cli.bench import main
 from tuner.cli.main import main as tune
+from tuner.errors import UsageError
 
 FIELDS = ["task", "group", "strategy", "seed", "step", "config", "row", "objective", "holds", "ran", "suggest_s"]
 
@@ -164,13 +165,17 @@ def test_what_the_disk_refuses_is_a_failure_that_names_the_place(
     assert "beliefs.jsonl: Is a directory" in " ".join(capsys.readouterr().err.split())
 
 
-def test_an_interruption_waits_for_no_process(write_grid: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_folder_has_one_run_at_a_time_and_an_interruption_waits_for_no_process(
+    write_grid: Callable[..., Path], tmp_path: Path
+) -> None:
     plan = CampaignPlan(
         strategies=("random", "meta"), seeds=300, history=History(HistoryKind.FULL), options=ReplayOptions(budget=20)
     )
     data = CampaignData.load(read_task_file(write_grid()), plan)
     running = run_campaign([data], plan, tmp_path / "out", jobs=2)
     next(running)
+    with pytest.raises(UsageError, match="Another run is writing"):
+        next(run_campaign([data], plan, tmp_path / "out", jobs=1))
     processes, started = active_children(), time.monotonic()
     running.close()
     for process in processes:
