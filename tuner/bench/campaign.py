@@ -180,6 +180,8 @@ def _alone(folder: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UsageError(f"Another run is writing to {folder}. Wait for it, or give another --out.") from error
+        except OSError:
+            pass  # a file system without locks
         yield
     finally:
         os.close(handle)
