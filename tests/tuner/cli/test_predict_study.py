@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.search_spaces.onnx_files import embedder, save
 from tuner.cli.main import main
 
 CONFIG = {
@@ -68,3 +69,13 @@ def test_a_model_on_which_its_reader_fails_is_a_fault(study: Path, capsys: pytes
     (study.parent / "model" / "config.json").write_text(json.dumps({**CONFIG, "mlp_only_layers": [None]}))
     assert main(["predict", str(study)]) == 2
     assert "operators cannot be read" in capsys.readouterr().err
+
+
+def test_a_batch_larger_than_any_load_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save(embedder(), tmp_path / "model.onnx")
+    (tmp_path / "study.yaml").write_text(
+        "model: ./model.onnx\nengine: triton\ndevices: [{name: cpu-1, cpus: 1, price: 0.05 USD/h}]\n"
+        "workload: {arrival: {rate: 50 rps}}\nobjective: cost_per_million_requests\n"
+    )
+    assert main(["simulate", str(tmp_path / "study.yaml"), "--set", "max_batch_size=1000000000"]) == 2
+    assert "Batches of 1000000000 are larger" in capsys.readouterr().err
