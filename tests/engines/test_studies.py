@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import socket
 import subprocess
@@ -17,6 +18,8 @@ import optuna
 import pytest
 
 import tuner
+from runners.docker_daemon import connected, daemon_url
+from tuner.errors import UnavailableError
 from tuner.strategies.history import Kind
 from tuner.study.record import State
 from tuner.study.result import Result
@@ -62,13 +65,12 @@ runner: docker
 @pytest.fixture(scope="module")
 def daemon() -> Iterator[docker.DockerClient]:
     """The Docker daemon."""
-    try:
-        client = docker.from_env()
-        client.ping()
-    except docker.errors.DockerException:
-        pytest.skip("no Docker daemon answers")
-    yield client
-    client.close()
+    with contextlib.ExitStack() as stack:
+        try:
+            client = stack.enter_context(connected(daemon_url(None)))
+        except UnavailableError as error:
+            pytest.skip(f"no Docker daemon answers: {error}")
+        yield client
 
 
 def require_image(daemon: docker.DockerClient, image: str) -> None:

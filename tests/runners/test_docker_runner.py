@@ -11,6 +11,7 @@ import pytest
 from docker.client import DockerClient
 
 from runners.docker import DockerRunner
+from runners.docker_daemon import connected
 from tests.runners.brief_load import BriefLoad
 from tests.runners.conformance import Bench, RunnerConformance
 from tests.runners.trials import TOKEN, a_device, a_plan, a_spec, ignore, some_attempt
@@ -24,11 +25,8 @@ pytestmark = pytest.mark.docker
 
 @contextlib.contextmanager
 def _client() -> Iterator[DockerClient]:
-    client = docker.DockerClient(base_url="unix:///var/run/docker.sock")
-    try:
+    with connected("unix:///var/run/docker.sock") as client:
         yield client
-    finally:
-        client.close()
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -39,7 +37,7 @@ def _base_image() -> None:
             client.images.get(image)
     except docker.errors.ImageNotFound:
         pytest.skip(f"the image {image} is not here; set TUNER_BASE_IMAGE to one with Python 3.11")
-    except docker.errors.DockerException as error:
+    except UnavailableError as error:
         pytest.skip(f"no Docker daemon answers: {error}")
 
 

@@ -9,12 +9,18 @@ skips what is there.
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import hashlib
 import json
+import os
+import signal
+import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,9 +31,10 @@ from tuner.bench.history import Disturbance, History, HistoryKind, unlike_half
 from tuner.bench.recorded_task import RecordedData, RecordedTask, load_recorded
 from tuner.bench.replay import Replay, ReplayOptions, problem_of, replay, trimmed
 from tuner.bench.task_file import TaskFile
-from tuner.errors import UsageError
+from tuner.errors import RunError, UsageError
 from tuner.parameter import Value
 from tuner.strategies.listed_problem import EarlierTask
+from tuner.whole_file import written_whole
 
 if TYPE_CHECKING:
     from tuner.strategies.meta_prior import HyperparameterCache
@@ -36,6 +43,7 @@ EVALUATIONS = "evaluations.jsonl"
 BELIEFS = "beliefs.jsonl"
 MOVES = "moves.jsonl"
 PLAN = "plan.json"
+_IDENTITY = {"task", "strategy", "seed", "group"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,10 +118,20 @@ class CampaignData:
         targets = load_recorded(task_file, families=plan.families, data=plan.targets) if plan.targets else earlier
         return cls(earlier=earlier, targets=targets)
 
+    def digest(self) -> str:
+        """Changes with whatever decides which rows there are and what they answer."""
+        file = self.targets.task_file
+        meaning = (file.where, file.group_by, file.parameters, file.objective, file.direction, file.limits)
+        found = hashlib.sha256(repr((meaning, file.feasible, file.min_rows, self.earlier.descriptors)).encode())
+        recorded = (self.earlier,) if self.targets is self.earlier else (self.earlier, self.targets)
+        for task in (task for data in recorded for task in data.tasks):
+            found.update(repr((task.name, task.family, task.rows, task.numbers, task.features)).encode())
+            for values in (task.ran, task.objective, task.constraints):
+                found.update(values.tobytes())
+        return found.hexdigest()
+
     def earlier_than(self, target: RecordedTask) -> list[RecordedTask]:
-        """The earlier tasks of a target: all groups, without the target's family."""
-        if self.targets is not self.earlier:
-            return list(self.earlier.tasks)
+        """The earlier tasks of a target: all groups, without the target's family, in whichever file it lies."""
         return [task for task in self.earlier.tasks if task.family != target.family]
 
 
@@ -138,10 +156,39 @@ def run_campaign(data: Sequence[CampaignData], plan: CampaignPlan, folder: Path,
     """Runs what is not done yet; yields a line for people after every portion.
 
     Raises:
-        UsageError: the folder holds results of another plan.
+        UsageError: the folder cannot be written, is being written, or holds results of another plan or of other data.
+        RunError: a process was killed.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    done = _resume(folder, plan)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{folder} is no folder, and cannot be made: {error.strerror}. Give another --out.") from error
+    with _alone(folder):
+        yield from _run(data, plan, folder, jobs)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keeps other campaigns out of a folder while one writes there; the lock goes with its process.
+
+    Raises:
+        UsageError: another is there already.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UsageError(f"Another run is writing to {folder}. Wait for it, or give another --out.") from error
+        except OSError:
+            pass  # a file system without locks
+        yield
+    finally:
+        os.close(handle)
+
+
+def _run(data: Sequence[CampaignData], plan: CampaignPlan, folder: Path, jobs: int) -> Iterator[str]:
+    done = _resume(folder, plan, {each.targets.task_file.name: each.digest() for each in data})
     by_name = {each.targets.task_file.name: each for each in data}
     work = [
         portion
@@ -155,12 +202,35 @@ def run_campaign(data: Sequence[CampaignData], plan: CampaignPlan, folder: Path,
             replays = _run_portion(by_name[portion.task_file], plan, portion, cache)
             yield _keep(folder, portion, replays, done, number, len(work))
         return
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+    others = set(active_children())
+    with ProcessPoolExecutor(jobs, get_context("spawn"), _begin_process) as pool:
         futures = {
             pool.submit(_run_portion, by_name[portion.task_file], plan, portion, {}): portion for portion in work
         }
-        for number, future in enumerate(as_completed(futures), start=1):
-            yield _keep(folder, futures[future], future.result(), done, number, len(work))
+        try:
+            for number, future in enumerate(as_completed(futures), start=1):
+                yield _keep(folder, futures[future], future.result(), done, number, len(work))
+        except BrokenProcessPool as error:
+            problem = "A process of --jobs was killed, perhaps for want of memory."
+            raise RunError(f"{problem} Run again with fewer --jobs: what is done is kept in {folder}.") from error
+        finally:
+            # An interruption waits neither for what is running nor for what is left.
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in set(active_children()) - others:
+                process.terminate()
+
+
+def _begin_process() -> None:
+    """Ctrl-C is the parent's to answer; a process whose parent is gone ends as well."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _arrival_order(groups: Sequence[tuple[Value, ...]], seed: int) -> tuple[tuple[Value, ...], ...]:
@@ -208,35 +278,46 @@ def _history(
     ]
 
 
-def _resume(folder: Path, plan: CampaignPlan) -> set[tuple[str, str, int, str]]:
+def _resume(folder: Path, plan: CampaignPlan, digests: Mapping[str, str]) -> set[tuple[str, str, int, str]]:
     """The replays that are done; half-written lines at the end of an interrupted file are cut off."""
     path = folder / PLAN
     fingerprint = json.loads(json.dumps(plan.fingerprint()))
+    tasks: dict[str, str] = {}
     if path.exists():
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if found != fingerprint:
-            differing = sorted(key for key in fingerprint if found.get(key) != fingerprint[key])
+        try:
+            found = json.loads(path.read_bytes())
+            tasks = dict(found.pop("tasks", {}))
+        except (ValueError, AttributeError, TypeError) as error:
+            raise UsageError(f"{path} is damaged: {error}. Give another --out, or remove it.") from error
+        differing = sorted(key for key in fingerprint if found.get(key) != fingerprint[key])
+        differing += [f"task file {name}" for name in digests if tasks.get(name, digests[name]) != digests[name]]
+        if differing:
             raise UsageError(
                 f"{folder} holds results with other settings of {', '.join(differing)}. "
                 "Give another --out, or remove it."
             )
-    else:
-        path.write_text(json.dumps(fingerprint, indent=2) + "\n", encoding="utf-8")
-    asks = {_key(entry): entry["asks"] for entry in _entries(folder / MOVES)}
+    text = json.dumps(fingerprint | {"tasks": {**tasks, **digests}}, indent=2) + "\n"
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        with written_whole(path) as file:
+            file.write(text)
+    asks = {_key(entry): entry.get("asks") for entry in _entries(folder / MOVES)}
     written = Counter(_key(entry) for entry in _entries(folder / EVALUATIONS))
     done = {key for key, count in asks.items() if written[key] == count}
     for name in (EVALUATIONS, BELIEFS, MOVES):
         kept = [json.dumps(entry, separators=(",", ":")) for entry in _entries(folder / name) if _key(entry) in done]
-        (folder / name).write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        with written_whole(folder / name) as file:
+            file.writelines(f"{line}\n" for line in kept)
     return done
 
 
 def _entries(path: Path) -> list[dict[str, Any]]:
     """The whole lines of a file of JSON lines; an interrupted process may have left half of one."""
     entries = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        with contextlib.suppress(json.JSONDecodeError):
-            entries.append(json.loads(line))
+    for line in path.read_bytes().splitlines() if path.exists() else []:
+        with contextlib.suppress(ValueError):
+            entry = json.loads(line)
+            if isinstance(entry, dict) and entry.keys() >= _IDENTITY and isinstance(entry["group"], list):
+                entries.append(entry)
     return entries
 
 

@@ -1,8 +1,8 @@
 """Column expressions of task files: the arithmetic and comparisons of pandas `eval`, and nothing else.
 
 An expression is parsed to a syntax tree, the tree is checked node by node against a short list, and only
-then is it computed on arrays. Names are columns; there are no attributes, subscripts or foreign calls, so
-a task file from anywhere can be read safely.
+then is it computed on arrays. Names are columns, in backticks where they are no plain words; there are no
+attributes, subscripts or foreign calls, so a task file from anywhere can be read safely.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import io
 import operator
+import re
 import tokenize
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -49,6 +50,8 @@ _FUNCTIONS: Mapping[str, Callable[[Any], Any]] = {
     "log2": np.log2,
 }
 _LONGEST = 1000
+_QUOTED = "_backticks_"
+_BACKTICKS = re.compile(r"""'[^']*'|"[^"]*"|`(?P<name>[^`]+)`""")
 
 
 class ExpressionError(UsageError):
@@ -73,7 +76,7 @@ class Expression:
         """Names of the columns that it reads, in name order."""
         tree = _parse(self.text)
         called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
-        names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and id(node) not in called}
+        names = {_column(node.id) for node in ast.walk(tree) if isinstance(node, ast.Name) and id(node) not in called}
         return tuple(sorted(names))
 
     def evaluate(self, columns: Mapping[str, Column], rows: int) -> Column:
@@ -115,12 +118,25 @@ class Expression:
         return value.astype(np.bool_)
 
 
+def _as_identifier(match: re.Match[str]) -> str:
+    """A quoted word as it is, a column in backticks as a name that Python can parse."""
+    name: str | None = match["name"]
+    return match[0] if name is None else _QUOTED + name.encode().hex()
+
+
+def _column(identifier: str) -> str:
+    """The column that a name of the parsed expression stands for."""
+    if not identifier.startswith(_QUOTED):
+        return identifier
+    return bytes.fromhex(identifier.removeprefix(_QUOTED)).decode()
+
+
 def _parse(text: str) -> ast.Expression:
     if len(text) > _LONGEST:
         raise ExpressionError(f"An expression of {len(text)} characters is too long. Write at most {_LONGEST}.")
     try:
         # As in pandas, & and | bind like `and` and `or`, below comparisons.
-        plain = " ".join(text.split())
+        plain = _BACKTICKS.sub(_as_identifier, " ".join(text.split()))
         for token in reversed(list(tokenize.generate_tokens(io.StringIO(plain).readline))):
             if token.string in ("&", "|"):
                 word = " and " if token.string == "&" else " or "
@@ -145,7 +161,7 @@ def _check(tree: ast.Expression, text: str) -> None:
             continue
         if isinstance(node, ast.Constant) and isinstance(node.value, bool | int | float | str):
             continue
-        if isinstance(node, ast.List | ast.Tuple) and all(isinstance(item, ast.Constant) for item in node.elts):
+        if isinstance(node, ast.List | ast.Tuple) and all(_is_literal(item) for item in node.elts):
             continue
         if (
             isinstance(node, ast.Call)
@@ -161,10 +177,16 @@ def _check(tree: ast.Expression, text: str) -> None:
         )
 
 
+def _is_literal(node: ast.expr) -> bool:
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
+        node = node.operand
+    return isinstance(node, ast.Constant)
+
+
 def _value(node: ast.expr, columns: Mapping[str, Column]) -> Any:
     match node:
         case ast.Name(id=name):
-            return columns[name]
+            return columns[_column(name)]
         case ast.Constant(value=value):
             return value
         case ast.List(elts=items) | ast.Tuple(elts=items):
@@ -203,9 +225,11 @@ def _comparison(
     result: Any = True
     for op, comparator in zip(ops, comparators, strict=True):
         right = _value(comparator, columns)
-        if isinstance(op, ast.In | ast.NotIn):
+        # As in pandas, equality with a list is membership.
+        equality = isinstance(op, ast.Eq | ast.NotEq) and isinstance(comparator, ast.List | ast.Tuple)
+        if equality or isinstance(op, ast.In | ast.NotIn):
             member = np.any([np.asarray(value) == item for item in right], axis=0) if right else np.zeros(1, bool)
-            found = np.logical_not(member) if isinstance(op, ast.NotIn) else member
+            found = np.logical_not(member) if isinstance(op, ast.NotIn | ast.NotEq) else member
         else:
             found = _COMPARE[type(op)](value, right)
         result = np.logical_and(result, found)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -72,7 +74,10 @@ class RecordedTask:
     def regret(self) -> FloatArray:
         """How far each configuration is from the optimum, relative to it; infinite where it does not hold."""
         best = float(self.gains.max())
-        return np.asarray((best - self.gains) / abs(best))
+        gaps = best - self.gains
+        # Of an optimum of 0 there is no share: whatever is not it is infinitely far.
+        shares = np.divide(gaps, abs(best), out=np.full(len(gaps), np.inf), where=bool(best))
+        return np.asarray(np.where(gaps == 0.0, 0.0, shares))
 
     def earlier(self) -> EarlierTask:
         """The whole table, as later tasks may read it."""
@@ -169,8 +174,8 @@ def _read_frames(paths: Iterable[Path], task_file: TaskFile, faults: list[Fault]
     frames = []
     for path in paths:
         try:
-            frames.append(pd.read_csv(path))
-        except (OSError, ValueError, EOFError, UnicodeError) as error:
+            frames.append(_read_csv(path, task_file))
+        except _UNREADABLE as error:
             faults.append(
                 Fault(
                     where="data", problem=f"{path} cannot be read: {error}.", remedy="Give a CSV file, gzipped or not."
@@ -179,6 +184,21 @@ def _read_frames(paths: Iterable[Path], task_file: TaskFile, faults: list[Fault]
     if not frames:
         raise StudyFileError(str(task_file.path), faults)
     return pd.concat(frames, ignore_index=True)
+
+
+def _read_csv(path: Path, task_file: TaskFile) -> pd.DataFrame:
+    """A CSV file; where words are expected, `None` and `null` are words rather than missing numbers."""
+    packed: Literal["gzip"] | None = "gzip" if path.suffix == ".gz" else None
+    # In one piece, so that a column has one type throughout.
+    frame = pd.read_csv(path, compression=packed, low_memory=False)
+    words = [parameter.name for parameter in task_file.parameters if parameter.scale is Scale.CATEGORICAL]
+    for name in (*task_file.group_by, *words):
+        if name in frame.columns and frame[name].isna().any():
+            own = pd.read_csv(
+                path, compression=packed, low_memory=False, usecols=[name], keep_default_na=False, na_values=_MISSING
+            )
+            frame[name] = own[name]
+    return frame
 
 
 def _check_columns(task_file: TaskFile, frame: pd.DataFrame, faults: list[Fault]) -> None:
@@ -267,6 +287,8 @@ class _Table:
 
     def _check_values(self) -> None:
         numbers = self._frame[_NUMBER].to_numpy()
+        if not len(numbers):
+            return
         for where, values in [
             ("objective", self._objective),
             *((f"constraints[{at}]", self._constraints[:, at]) for at in range(self._constraints.shape[1])),
@@ -281,7 +303,9 @@ class _Table:
             missing = numbers[self._frame[name].isna().to_numpy()]
             if len(missing):
                 problem = f"The column {name!r} is empty in {len(missing)} rows, the first at data row {missing[0]}."
-                self.faults.append(Fault(where=name, problem=problem, remedy="Fill it, or drop the rows with `where`."))
+                written = name if name.isidentifier() else f"`{name}`"
+                remedy = f"Fill it, or drop the rows with where: {written} == {written}."
+                self.faults.append(Fault(where=name, problem=problem, remedy=remedy))
         for parameter in self._file.parameters:
             column = self._frame[parameter.name]
             if parameter.scale is Scale.CATEGORICAL:
@@ -303,6 +327,8 @@ class _Table:
 
 
 _NUMBER = "__number__"
+_UNREADABLE = (OSError, ValueError, EOFError, zlib.error)
+_MISSING = ("", "nan", "NaN", "NA", "N/A", "n/a", "<NA>", "#N/A")
 
 
 def _columns(frame: pd.DataFrame) -> dict[str, Column]:
@@ -346,8 +372,8 @@ def _descriptor_frame(
 ) -> pd.DataFrame | None:
     known = {*task_file.group_by, *(parameter.name for parameter in task_file.parameters)}
     try:
-        frame = pd.read_csv(descriptor.path)
-    except (OSError, ValueError, EOFError, UnicodeError) as error:
+        frame = _read_csv(descriptor.path, task_file)
+    except _UNREADABLE as error:
         faults.append(
             Fault(where=f"descriptors[{at}].file", problem=f"{descriptor.path} cannot be read: {error}.", remedy="")
         )
@@ -376,8 +402,9 @@ def _value_descriptors(task_file: TaskFile) -> dict[str, dict[Value, tuple[float
         if len(words) != 1:
             continue
         others = [name for name in descriptor.on if name != words[0]]
-        frame = pd.read_csv(descriptor.path).sort_values(others or words).drop_duplicates(words)
+        frame = _read_csv(descriptor.path, task_file).sort_values(others or words).drop_duplicates(words)
         numeric = frame.drop(columns=list(descriptor.on)).select_dtypes(["number", "bool"]).astype(float)
+        numeric = numeric.replace([np.inf, -np.inf], np.nan)
         numeric = numeric.loc[:, numeric.notna().all() & (numeric.nunique() > 1)]
         table = descriptors.setdefault(words[0], {})
         for position, value in enumerate(_values(frame[words[0]])):

@@ -11,7 +11,19 @@ from tuner.bench.score import StrategySummary
 _WIDTH, _HEIGHT, _MARGIN = 380, 250, 46
 _FLOOR = 1e-3
 """Regrets below 0.1 % are drawn at the bottom."""
-_COLOURS = ("#0b62a4", "#d1495b", "#3a7d44", "#8f5fbf", "#c07a00", "#00868b", "#7f7f7f", "#b5179e", "#5c4033")
+_COLOURS = (
+    "#0b62a4",
+    "#d1495b",
+    "#3a7d44",
+    "#8f5fbf",
+    "#c07a00",
+    "#00868b",
+    "#7f7f7f",
+    "#b5179e",
+    "#5c4033",
+    "#222222",
+)
+_LEGEND_WIDTH, _LEGEND_HEIGHT = 110, 20
 
 
 def regret_plot(summaries: Sequence[StrategySummary]) -> str:
@@ -21,7 +33,8 @@ def regret_plot(summaries: Sequence[StrategySummary]) -> str:
     colours = {name: _COLOURS[at % len(_COLOURS)] for at, name in enumerate(strategies)}
     columns = min(3, max(1, len(tasks)))
     rows = math.ceil(len(tasks) / columns)
-    height = rows * _HEIGHT + 30
+    names_abreast = (columns * _WIDTH - 20) // _LEGEND_WIDTH
+    height = rows * _HEIGHT + 10 + _LEGEND_HEIGHT * math.ceil(len(strategies) / names_abreast)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{columns * _WIDTH}" height="{height}" '
         'font-family="sans-serif" font-size="11">',
@@ -32,9 +45,10 @@ def regret_plot(summaries: Sequence[StrategySummary]) -> str:
         panel = [summary for summary in summaries if summary.task == task]
         parts.append(f'<g transform="translate({left},{top})">' + _panel(task, panel, colours) + "</g>")
     for at, name in enumerate(strategies):
-        x = 20 + at * 110
-        parts.append(f'<rect x="{x}" y="{height - 20}" width="12" height="12" fill="{colours[name]}"/>')
-        parts.append(f'<text x="{x + 16}" y="{height - 10}">{escape(name)}</text>')
+        x = 20 + at % names_abreast * _LEGEND_WIDTH
+        y = rows * _HEIGHT + 10 + at // names_abreast * _LEGEND_HEIGHT
+        parts.append(f'<rect x="{x}" y="{y}" width="12" height="12" fill="{colours[name]}"/>')
+        parts.append(f'<text x="{x + 16}" y="{y + 10}">{escape(name)}</text>')
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 

@@ -11,13 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from tuner.bench.expression import Expression, ExpressionError
 from tuner.errors import Fault, StudyFileError, did_you_mean
 from tuner.metric import Direction
 from tuner.parameter import Scale
 from tuner.strategies.listed_problem import Bound, ListedParameter
+from tuner.study.yaml_lines import dotted, read
 
 _KEYS = (
     "name",
@@ -33,15 +32,6 @@ _KEYS = (
     "descriptors",
 )
 
-
-class _Loader(yaml.SafeLoader):
-    """YAML as of version 1.2: only `true` and `false` are truths, so that the key `on` stays a word."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool" or first in "tTfF"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
 
 _ORDINAL_SCALES = {"linear": Scale.LINEAR, "log2": Scale.LOG}
 
@@ -106,38 +96,25 @@ def read_task_file(path: Path) -> TaskFile:
         StudyFileError: everything that is wrong with it, each fault at its line.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        data = path.read_bytes()
+    except OSError as error:
         fault = Fault(where="", problem=f"The file cannot be read: {error}.", remedy="Give the path of a task file.")
         raise StudyFileError(str(path), [fault]) from error
-    try:
-        node = yaml.compose(text, Loader=_Loader)
-        content = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = None if mark is None else mark.line + 1
-        fault = Fault(where="", problem=f"It is no YAML: {error}.", remedy="Correct the syntax.", line=line)
-        raise StudyFileError(str(path), [fault]) from error
-    reader = _Reader(path, content, _lines(node))
+    if not data.strip():
+        fault = Fault(where="", problem="The file is empty.", remedy="docs/search.md lists the keys of a task file.")
+        raise StudyFileError(str(path), [fault])
+    document = read(data)
+    faults = [fault for _, fault in document.faults]
+    if document.value is None:
+        raise StudyFileError(str(path), faults)
+    reader = _Reader(path, document.value, {dotted(place): line for place, line in document.lines.items()})
     task_file = reader.read()
-    if task_file is None or reader.faults:
-        raise StudyFileError(str(path), reader.faults)
+    # What was left out for a fault of its own need not be missed as well.
+    unread = [dotted(place) for place, _ in document.faults if place is not None]
+    faults += [fault for fault in reader.faults if not any(place.startswith(fault.where) for place in unread)]
+    if task_file is None or faults:
+        raise StudyFileError(str(path), faults)
     return task_file
-
-
-def _lines(node: yaml.Node | None, where: str = "") -> dict[str, int]:
-    """Line of every key of a YAML tree, by dotted path."""
-    lines: dict[str, int] = {}
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            place = f"{where}.{key.value}" if where else str(key.value)
-            lines[place] = key.start_mark.line + 1
-            lines |= _lines(value, place)
-    elif isinstance(node, yaml.SequenceNode):
-        for position, value in enumerate(node.value):
-            lines[f"{where}[{position}]"] = value.start_mark.line + 1
-            lines |= _lines(value, f"{where}[{position}]")
-    return lines
 
 
 class _Reader:

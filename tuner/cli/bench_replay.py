@@ -18,6 +18,7 @@ from tuner.bench.replay import ReplayOptions
 from tuner.bench.score import STEPS, StrategySummary, last_third, means_over_files, read_moved, score_replays, summarise
 from tuner.bench.task_file import read_task_file
 from tuner.errors import StudyFileError, UnknownNameError, UsageError
+from tuner.whole_file import written_whole
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -35,9 +36,9 @@ def run(arguments: argparse.Namespace) -> int:
     summaries = _summaries(data, plan, arguments.out)
     text = summary_table(summaries)
     described = json.dumps([asdict(summary) for summary in summaries], indent=2) + "\n"
-    (arguments.out / "summary.json").write_text(described, encoding="utf-8")
-    (arguments.out / "summary.txt").write_text(text, encoding="utf-8")
-    (arguments.out / "regret.svg").write_text(regret_plot(summaries), encoding="utf-8")
+    for name, content in (("summary.json", described), ("summary.txt", text), ("regret.svg", regret_plot(summaries))):
+        with written_whole(arguments.out / name) as file:
+            file.write(content)
     sys.stdout.write(described if arguments.json else text)
     return 0
 
@@ -100,6 +101,17 @@ def _summaries(data: Sequence[CampaignData], plan: CampaignPlan, folder: Path) -
     scores, times = score_replays(folder / EVALUATIONS, tasks, plan.options.budget)
     if plan.history.trials:
         scores = last_third(scores)
+    # Processes end in no fixed order.
+    names, strategies = [task_file.name for task_file, _ in tasks], list(plan.strategies)
+    scores.sort(
+        key=lambda score: (
+            names.index(score.task),
+            strategies.index(score.strategy) if score.strategy in strategies else len(strategies),
+            score.strategy,
+            score.seed,
+            str(score.group),
+        )
+    )
     return summarise(scores, times, read_moved(folder / MOVES))
 
 

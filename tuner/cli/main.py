@@ -90,6 +90,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 1
+    except OSError as error:
+        place = "" if error.filename is None else f"{error.filename}: "
+        problem = f"tune: {place}{error.strerror or error}. Free space, or name a place that can be read and written."
+        console.print(problem, style="red", markup=False, highlight=False, soft_wrap=True)
+        return 1
 
 
 def _interrupted(signum: int, frame: FrameType | None) -> None:

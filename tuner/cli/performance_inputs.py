@@ -44,7 +44,7 @@ def read_model(path: Path) -> ModelGraph:
     for name in sorted(names(_READERS), key=lambda name: name != "huggingface"):
         found = cast(_Reader, installed(_READERS, name)())
         if found.accepts(path):
-            return found.read(path)
+            return _read(found, path)
     raise ModelError(f"No reader takes {path}. Give an .onnx file, or a folder with a config.json.")
 
 
@@ -53,9 +53,22 @@ def model_source(folder: Path) -> ModelSource:
     hugging_face = reader()
 
     def read(name: str, weights: NumberFormat | None) -> ModelGraph:
-        return hugging_face.read(folder / name.replace("/", "--"), weights)
+        return _read(hugging_face, folder / name.replace("/", "--"), weights)
 
     return read
+
+
+def _read(reader: _Reader, path: Path, weights: NumberFormat | None = None) -> ModelGraph:
+    """The model at `path`; a reader that fails on it in a way of its own takes no other model down."""
+    try:
+        return reader.read(path, weights)
+    except TunerError:
+        raise
+    except Exception as error:
+        raise ModelError(
+            f"{path} cannot be read: {type(error).__name__}: {error}. "
+            "Give the file that the model's authors published, undamaged."
+        ) from error
 
 
 def alone(add: Callable[[argparse._SubParsersAction[argparse.ArgumentParser]], None]) -> int:

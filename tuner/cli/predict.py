@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.models.is_dir():
         raise UsageError(f"{arguments.models} is no folder. Give the folder that holds ORG--NAME/config.json.")
     names, rows = read_rows(arguments.batch)
-    measured = read_rows(arguments.calibrate)[1] if arguments.calibrate else []
+    measured = read_rows(arguments.calibrate, measured=True)[1] if arguments.calibrate else []
     catalogue = cast(Callable[[Path | None], Mapping[str, Hardware]], installed("tuner.device_catalogues", "shipped"))(
         arguments.devices
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -129,6 +130,9 @@ def _export(library: PriorLibrary, arguments: argparse.Namespace) -> None:
 def _import(library: PriorLibrary, arguments: argparse.Namespace) -> None:
     # All are read before any is stored, so that a bad file leaves the library as it was.
     tasks = [read_prior(path) for path in arguments.files]
+    twice = sorted(name for name, count in Counter(task.name for task in tasks).items() if count > 1)
+    if twice:
+        raise UsageError(f"More than one of the files holds a prior called {', '.join(twice)}. Name one of them.")
     taken = [task.name for task in tasks if task.name in library.names()]
     if taken and not arguments.replace:
         raise UsageError(f"The library already has {', '.join(taken)}. Add --replace to replace them.")

@@ -5,16 +5,19 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import math
 import sys
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 
-from tuner.cli.performance_inputs import installed, reader
-from tuner.errors import TraceError, UnknownNameError, UsageError
+from tuner.cli.performance_inputs import installed, read_model
+from tuner.errors import ModelError, TraceError, UnknownNameError, UsageError
 from tuner.hardware import Hardware
+from tuner.performance.batch_file import open_table
 from tuner.performance.corrections import Engine, shipped
 from tuner.performance.host_table import profile_folder
 from tuner.performance.simulation.continuous import Requests, Served, simulate
@@ -22,8 +25,13 @@ from tuner.performance.simulation.engine_settings import read_settings
 from tuner.performance.simulation.step_tables import StepTables
 from tuner.performance.step_time import StepTime
 from tuner.performance.table_choice import tables_for
+from tuner.whole_file import written_whole
 
 _COLUMNS = ("arrival_s", "input_tokens", "output_tokens")
+_LISTED = 10
+_LONGEST = 10_000_000
+_LATEST_S = 1e10
+"""Three hundred years: clocks count single microseconds so far."""
 
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -72,7 +80,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.device not in catalogue:
         raise UnknownNameError("device", arguments.device, catalogue)
     hardware = catalogue[arguments.device]
-    graph = reader().read(arguments.model)
+    graph = read_model(arguments.model)
+    if not graph.generates:
+        raise ModelError(f"{graph.name} ({graph.family}) generates no tokens. Give a language model.")
     engine = Engine.named(arguments.engine)
     known = read_settings(settings, graph, hardware)
     folder = cast(Callable[[], Path], installed("tuner.operator_tables", "shipped"))()
@@ -96,24 +106,34 @@ def read_requests(path: Path) -> Requests:
     """A trace, sorted by arrival.
 
     Raises:
-        TraceError: a column is missing or a row is no request; the first bad row is named.
+        TraceError: a column is missing or rows are no requests; all are counted, the first ten values listed.
     """
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        with open_table(path) as file:
+            reader = csv.DictReader(file)
+            rows = [(reader.line_num, row) for row in reader]
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
         raise TraceError(f"{path} cannot be read as CSV: {error}.") from error
-    if not rows:
-        raise TraceError(f"{path} holds no requests.")
-    missing = [name for name in _COLUMNS if name not in rows[0]]
+    missing = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
     if missing:
         raise TraceError(f"{path} has no column {', '.join(missing)}. Write {', '.join(_COLUMNS)}.")
-    values = np.zeros((len(rows), 3))
-    for place, row in enumerate(rows):
-        try:
-            values[place] = [float(row[name]) for name in _COLUMNS]
-        except (TypeError, ValueError):
-            raise TraceError(f"{path}, line {place + 2}: {dict(row)} is no request. Write three numbers.") from None
+    if not rows:
+        raise TraceError(f"{path} holds no requests. Write one row per request.")
+    values = np.zeros((len(rows), len(_COLUMNS)))
+    faults = []
+    for place, (line, row) in enumerate(rows):
+        for column, name in enumerate(_COLUMNS):
+            number = _number(row[name])
+            if not (abs(number) < _LATEST_S if name == "arrival_s" else 1 <= number <= _LONGEST and number % 1 == 0):
+                faults.append(f"line {line}: {name} is {row[name] or ''!r}")
+            else:
+                values[place, column] = number
+    if faults:
+        more = f"; and {len(faults) - _LISTED} more" if len(faults) > _LISTED else ""
+        raise TraceError(
+            f"{path} has values that are none: {'; '.join(faults[:_LISTED])}{more}. "
+            f"Write arrivals in seconds, and whole numbers of tokens from 1 to {_LONGEST}."
+        )
     values = values[np.argsort(values[:, 0], kind="stable")]
     return Requests(
         arrival_s=values[:, 0],
@@ -128,7 +148,7 @@ def write_requests(path: Path, requests: Requests, served: Served) -> None:
     e2e = served.finished_s - requests.arrival_s
     gaps = requests.output_tokens - 1
     try:
-        with path.open("w", encoding="utf-8", newline="") as file:
+        with written_whole(path) as file:
             writer = csv.writer(file)
             writer.writerow([*_COLUMNS, "ttft_s", "tpot_s", "e2e_s", "preemptions"])
             for place in range(requests.arrival_s.size):
@@ -168,6 +188,13 @@ def summarize(requests: Requests, served: Served) -> dict[str, float]:
             for percentile in (50, 90, 99):
                 summary[f"p{percentile}({name})"] = float(np.percentile(values, percentile))
     return summary
+
+
+def _number(text: object) -> float:
+    try:
+        return float(str(text))
+    except ValueError:
+        return math.nan
 
 
 def _setting(text: str) -> tuple[str, str]:

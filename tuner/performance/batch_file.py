@@ -5,14 +5,16 @@ from __future__ import annotations
 import csv
 import gzip
 import math
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Final, TextIO
+from typing import Final, TextIO, cast
 
 from tuner.errors import UsageError
 from tuner.performance.calibration import MeasuredRun, calibrate
 from tuner.performance.prediction import Prediction, Predictor
 from tuner.performance.serving_row import Declined, ServingRow, read_row
+from tuner.whole_file import written_whole
 
 PREDICTED: Final = (
     "predicted_ttft_ms",
@@ -27,22 +29,26 @@ PREDICTED: Final = (
 """Columns that are added: means, their 90 % intervals, where they come from, or why there are none."""
 
 _REQUIRED: Final = ("model_path", "system", "backend", "isl", "osl")
+MEASURED: Final = ("silicon_ttft_ms", "silicon_tpot_ms")
+"""Columns of measured runs, one of them at least."""
 
 
-def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+def read_rows(path: Path, measured: bool = False) -> tuple[list[str], list[dict[str, str]]]:
     """Column names and rows of a CSV file, gzipped or not.
 
     Raises:
         UsageError: it cannot be read, or lacks a column.
     """
     try:
-        with _opened(path) as file:
+        with open_table(path) as file:
             reader = csv.DictReader(file)
             rows = [{key: value or "" for key, value in row.items() if key is not None} for row in reader]
             names = list(reader.fieldnames or ())
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{path} cannot be read as CSV: {error}.") from error
     missing = [name for name in _REQUIRED if name not in names]
+    if measured and not any(name in names for name in MEASURED):
+        missing += MEASURED
     if missing:
         raise UsageError(f"{path} has no column {', '.join(missing)}. See docs/performance-model.md for the columns.")
     return names, rows
@@ -85,7 +91,7 @@ def write_rows(path: Path, names: Sequence[str], raw: Sequence[dict[str, str]], 
     """The rows with `PREDICTED` columns added, gzipped where the name ends in .gz."""
     columns = [*(name for name in names if name not in PREDICTED), *PREDICTED]
     try:
-        with _opened(path, write=True) as file:
+        with written_whole(path) as file:
             writer = csv.DictWriter(file, columns, extrasaction="ignore")
             writer.writeheader()
             for values, prediction in zip(raw, found, strict=True):
@@ -94,11 +100,10 @@ def write_rows(path: Path, names: Sequence[str], raw: Sequence[dict[str, str]], 
         raise UsageError(f"{path} cannot be written: {error.strerror}.") from error
 
 
-def _opened(path: Path, write: bool = False) -> TextIO:
-    mode = "wt" if write else "rt"
-    if path.suffix == ".gz":
-        return gzip.open(path, mode, encoding="utf-8", newline="")  # type: ignore[return-value]
-    return path.open(mode[0], encoding="utf-8", newline="")  # type: ignore[return-value]
+def open_table(path: Path) -> TextIO:
+    """A CSV file to read, gzipped or not, with or without the mark that spreadsheets put first."""
+    opener = gzip.open if path.suffix == ".gz" else open
+    return cast(TextIO, opener(path, "rt", encoding="utf-8-sig", newline=""))
 
 
 def _columns(prediction: Prediction) -> dict[str, str]:

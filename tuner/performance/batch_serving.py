@@ -29,7 +29,7 @@ ANSWER_S: Final = 0.1e-3
 _KEEPS_UP: Final = 0.98
 """Share of the offered requests that must be answered for a rate to hold."""
 _MOST: Final = 20_000
-_MOST_OF_ALL: Final = 500_000
+MOST_SIMULATED: Final = 500_000
 """Requests simulated at most, of a part of the load and of the whole; a longer load is cut short."""
 
 
@@ -73,7 +73,7 @@ class BatchServing:
 
         requests = min(max(400, 12 * arrival.clients), max(_MOST, 4 * arrival.clients))
         if self._thorough:
-            served, end = whole_load(run, requests, self._plan.load_s, max(_MOST_OF_ALL, requests))
+            served, end = whole_load(run, requests, self._plan.load_s, max(MOST_SIMULATED, requests))
             return self._told(served, counted_from(self._plan.warmup_s, end), end, by_arrival=True)
         served = run(requests)[0]
         ended = np.sort(served.finished_s)
@@ -89,7 +89,7 @@ class BatchServing:
         if not self._thorough and rate_rps > 0:
             end = min(end, max(2.0 * self._plan.warmup_s, 1500.0 / rate_rps))
         arrived = arrivals_until(arrival, rate_rps, end, self._plan.seed)
-        most = _MOST_OF_ALL if self._thorough else _MOST
+        most = MOST_SIMULATED if self._thorough else _MOST
         if arrived.size > most:
             arrived, end = arrived[:most], float(arrived[most])
         speeds = self._passes.speeds(settings)

@@ -177,13 +177,15 @@ class Predictor:
         known = self._deployments[key]
         if isinstance(known, _Deployment):
             return known
-        raise known
+        raise known.with_traceback(None)  # the one of the last row would be kept, and grow
 
     def _read_deployment(self, row: ServingRow) -> _Deployment:
         table = self._tables.get(row.device)
         if table is None:
             raise Declined(f"device {row.device!r} is not in the catalogue; add it to your own file")
         graph = self._graph(row)
+        if not graph.generates:
+            raise Declined(f"{row.model} ({graph.family}) generates no tokens, so that there is no TTFT or TPOT")
         hardware = table.hardware
         shard, wide = effective_shard(graph, row.decode.shard, hardware.node_devices)
         prompt_shard = shard

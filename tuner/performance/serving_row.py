@@ -29,6 +29,7 @@ _FORMATS: Final = {
     "int8": NumberFormat.INT8,
 }
 _MAX_TOKENS: Final = 10_000_000
+_MAX_DEVICES: Final = 1024
 _OVERLAPPED_SINCE: Final = {Engine.VLLM: (0, 14), Engine.SGLANG: (0, 4), Engine.TRTLLM: (0, 0)}
 """Releases from which an engine's loop runs beside the GPU by default."""
 
@@ -181,11 +182,11 @@ def effective_shard(graph: ModelGraph, shard: Shard, node_devices: int) -> tuple
 
 def _placement(values: Mapping[str, str], prefix: str) -> Placement:
     def size(name: str) -> int:
-        number = _optional(values, prefix + name)
-        return 1 if number is None or number < 1 else int(number)
+        """Where tables have nothing or 0, nothing is shared out."""
+        return 1 if not _optional(values, prefix + name) else _devices(values, prefix + name)
 
     shard = Shard(
-        tensor=int(_number(values, f"{prefix}tp_size", low=1, high=1024)),
+        tensor=_devices(values, f"{prefix}tp_size"),
         attention_replicas=size("attention_dp_size"),
         expert_tensor=size("moe_tp_size"),
         expert_parallel=size("moe_ep_size"),
@@ -263,6 +264,13 @@ def _number(values: Mapping[str, str], name: str, low: float, high: float) -> fl
     if not low <= number <= high:
         raise Declined(f"{name} is {number:g}, outside {low:g} to {high:g}")
     return number
+
+
+def _devices(values: Mapping[str, str], name: str) -> int:
+    number = _number(values, name, low=1, high=_MAX_DEVICES)
+    if number % 1:
+        raise Declined(f"{name} is {number:g}: no whole number")
+    return int(number)
 
 
 def _format(values: Mapping[str, str], name: str) -> NumberFormat | None:

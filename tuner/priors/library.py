@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tuner.errors import StorageError, UnknownNameError, UsageError
 from tuner.priors.prior_task import PriorTask, read_prior
+from tuner.whole_file import written_whole
 
 
 def default_folder() -> Path:
@@ -87,7 +88,9 @@ class PriorLibrary:
         Raises:
             UnknownNameError: there is none of that name.
         """
-        self.get(name)
+        # A damaged one can be forgotten, too.
+        if name not in self.names():
+            raise UnknownNameError("prior", name, self.names())
         self._path(name).unlink()
 
     def _path(self, name: str) -> Path:
@@ -100,11 +103,9 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         StorageError: the disk or the folder refuses.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+        with written_whole(path) as file:
+            file.write(text)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise StorageError(f"{path} cannot be written: {error}.") from error

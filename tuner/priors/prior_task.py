@@ -19,6 +19,7 @@ import hashlib
 import json
 import math
 import re
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -124,8 +125,9 @@ class PriorTask:
                 ),
                 features={str(name): float(value) for name, value in content.get("features", {}).items()},
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise UsageError(f"{origin} holds no prior: {type(error).__name__} {error}.") from error
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            problem = f"{origin} holds no prior: {type(error).__name__} {error}."
+            raise UsageError(f"{problem} Export it again, or remove it.") from error
 
 
 def read_prior(path: Path) -> PriorTask:
@@ -137,6 +139,6 @@ def read_prior(path: Path) -> PriorTask:
     try:
         data = path.read_bytes()
         text = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode("utf-8")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} cannot be read: {error}.") from error
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+        raise UsageError(f"{path} cannot be read: {error}. Name a file that `tune prior export` wrote.") from error
     return PriorTask.from_json(text, str(path))

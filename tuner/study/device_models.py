@@ -17,7 +17,7 @@ from tuner.hardware import Hardware, named_gpu
 from tuner.metric import Metric, MetricRef
 from tuner.model_graph import ModelGraph
 from tuner.performance.batch_passes import PARALLEL, BatchPasses, CorePasses, GpuPasses
-from tuner.performance.batch_serving import BatchServing
+from tuner.performance.batch_serving import MOST_SIMULATED, BatchServing
 from tuner.performance.continuous_serving import ContinuousServing
 from tuner.performance.corrections import shipped
 from tuner.performance.grid import Array
@@ -101,6 +101,9 @@ class Batches:
         assert isinstance(settings, DynamicBatching)
         if reason := self._refusal(settings):
             raise UnpredictableError(f"The configuration cannot run: {reason}.")
+        if settings.max_batch_size > MOST_SIMULATED:
+            problem = f"Batches of {settings.max_batch_size} are larger than any load that is simulated."
+            raise UnpredictableError(f"{problem} Write {MOST_SIMULATED} or less.")
         return BatchServing(self.passes, self.plan, thorough=True).load(settings)
 
     def _refusal(self, settings: DynamicBatching) -> str:

@@ -6,6 +6,7 @@ the library; of each also a hash, by which a changed library is noticed.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -86,9 +87,13 @@ def changed(study: Study, used: Sequence[PriorTask]) -> tuple[str, ...]:
     library = PriorLibrary()
     now: dict[str, str] = {}
     if study.search.priors == AUTO:
-        now = {name: library.get(name).digest for name in library.names() if name in {prior.name for prior in used}}
+        for name in {prior.name for prior in used} & set(library.names()):
+            # One that was damaged since has changed as well.
+            with contextlib.suppress(UsageError):
+                now[name] = library.get(name).digest
     elif Path(study.search.priors).exists():
-        now = {prior.name: prior.digest for prior in read_priors(Path(study.search.priors))}
+        with contextlib.suppress(UsageError):
+            now = {prior.name: prior.digest for prior in read_priors(Path(study.search.priors))}
     other = [prior.name for prior in used if now.get(prior.name) != prior.digest]
     if not other:
         return ()

@@ -32,6 +32,11 @@ def read_graph(served: ServedModel, weights: NumberFormat | None = None) -> Mode
         return reader.read(served.path, weights) if weights is not None else reader.read(served.path)
     except TunerError as error:
         raise UnpredictableError(f"The model's operators cannot be read: {error}") from error
+    except Exception as error:  # a reader may come from anywhere
+        raise UnpredictableError(
+            f"The model's operators cannot be read: {type(error).__name__}: {error}. "
+            f"Give {served.path} as the model's authors published it, undamaged."
+        ) from error
 
 
 def model_features(task: ServingTask, engine: SearchSpace) -> dict[str, float]:

@@ -16,6 +16,7 @@ from tuner.study.device_models import device_model
 from tuner.study.space import apply_overrides, study_space
 from tuner.trial import Estimate, Measurement, Origin
 
+_LARGEST = 2**53
 _TRUE, _FALSE = ("true", "yes", "on"), ("false", "no", "off")
 
 
@@ -120,6 +121,8 @@ def _value(parameter: Parameter, text: str) -> Value:
         number = float(text)
     except ValueError:
         raise SpaceError(f"{text!r} is no number. Write for example {sample}.") from None
+    if not abs(number) <= _LARGEST:
+        raise SpaceError(f"{text} is beyond all numbers of use. Write for example {sample}.")
     whole = all(isinstance(each, int) for each in parameter.values)
     if whole and number != int(number):
         raise SpaceError(f"{text} is no whole number. Write {round(number)}.")

@@ -164,7 +164,7 @@ def _syntax(error: yaml.MarkedYAMLError, text: str) -> tuple[str, str, int]:
     if "cannot start any token" in problem and "\t" in "".join(text.split("\n")[line - 1 : line]):
         return "A tab stands where YAML wants spaces.", "Indent with spaces.", line
     if error.context == "expected a single document in the stream":
-        return "A second document begins here.", "Keep one study in one file; remove the line '---'.", line
+        return "A second document begins here.", "Keep one document in one file; remove the line '---'.", line
     remedy = "Check indentation, colons, quotes and brackets of this line and the one before."
     if "mapping values are not allowed" in problem:
         remedy = "Put a text that contains ': ' in quotes, and indent keys of one mapping alike."

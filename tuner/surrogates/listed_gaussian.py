@@ -175,6 +175,8 @@ class LessenedSurface(Surface):
             normals: z, of which these were made, shape (n, S).
             further: z', shape (rank, S).
         """
+        if not self.rank:  # nothing was measured, and BLAS takes no empty arrays
+            return base
         gain, known, unknown = self._factors
         parts = sgemm(1.0, unknown, further, 1.0, sgemm(1.0, known, normals, trans_a=True), overwrite_c=True)
         found: SmallFloatArray = sgemm(-1.0, gain, parts, 1.0, base)

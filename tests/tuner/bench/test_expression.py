@@ -14,6 +14,7 @@ COLUMNS = {
     "a": np.array([1.0, 2.0, 3.0]),
     "b": np.array([3, 2, 1]),
     "word": np.array(["x", "y", "x"], dtype=object),
+    "tokens/s (µ)": np.array([1, 2, 3]),
 }
 
 terms = st.sampled_from(["a", "b", "2", "0.5"])
@@ -38,6 +39,10 @@ def test_arithmetic_agrees_with_pandas(text: str) -> None:
         ("1 <= a < 3", [True, True, False]),
         ("word in ['y', 'z']", [False, True, False]),
         ("word not in ['y']", [True, False, True]),
+        ("word == ['y', 'z']", [False, True, False]),
+        ("b != [1, 2]", [True, False, False]),
+        ("b in [-1, 2]", [False, True, False]),
+        ("`tokens/s (µ)` > 1 and word != '`a`'", [False, True, True]),
     ],
 )
 def test_conditions_bind_as_in_pandas(text: str, expected: list[bool]) -> None:

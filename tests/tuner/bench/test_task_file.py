@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +27,10 @@ def test_a_task_file_becomes_typed_values(write_grid: Callable[..., Path]) -> No
 def test_the_key_on_is_a_word(write_grid: Callable[..., Path]) -> None:
     path = write_grid(lambda text: text + "descriptors:\n  - {file: data/grid.csv, on: [model]}\n")
     assert read_task_file(path).descriptors[0].on == ("model",)
+
+
+def test_numbers_are_those_of_yaml_1_2(write_grid: Callable[..., Path]) -> None:
+    assert read_task_file(write_grid(lambda text: text.replace("upper: 40", "upper: 4e1"))).bounds[0].limit == 40.0
 
 
 def test_all_faults_are_reported_at_their_lines(write_grid: Callable[..., Path]) -> None:
@@ -53,7 +58,11 @@ def test_all_faults_are_reported_at_their_lines(write_grid: Callable[..., Path])
         (lambda text: text.replace("upper: 40", "upper: 0.001"), "No group can be tuned"),
         (lambda text: text.replace("data/grid.csv", "data/gird.csv"), "no file"),
         (lambda text: text.replace("type: categorical", "type: ordinal, scale: linear"), "holds words"),
-        (lambda text: "a: [", "no YAML"),
+        (lambda text: "a: [", "YAML syntax"),
+        (lambda text: "", "The file is empty"),
+        (lambda text: text.replace("[data/grid.csv]", "&a [*a]"), "line 2: data.*contains itself"),
+        (lambda text: text + "min_rows: 3\n", "already given in line"),
+        (lambda text: text.replace("upper: 40", "upper: .nan"), "upper: .nan is not finite"),
     ],
 )
 def test_what_does_not_fit_the_data_is_refused(
@@ -83,3 +92,46 @@ def test_groups_too_small_are_skipped_with_a_note_but_stay_earlier_tasks(write_g
     assert [task.name for task in data.targets] == [("ant",), ("bee",), ("cat",), ("dog",)]
     assert data.tasks[-1].name == ("fox",)
     assert "fewer than 4" in data.notes[0]
+
+
+def test_of_an_optimum_of_zero_every_other_value_is_infinitely_far(write_grid: Callable[..., Path]) -> None:
+    repeats = "".join(f"eel,small,{batch},1,{rate},5,1\n" for batch, rate in ((1, -2), (2, 0), (4, -1)))
+    path = write_grid(lambda text: text.replace("min_rows: 4", "min_rows: 3"), lambda text: text + repeats)
+    eel = load_recorded(read_task_file(path)).tasks[-1]
+    assert eel.regret().tolist() == [np.inf, 0.0, np.inf]
+    assert eel.within(0.05).tolist() == [False, True, False]
+
+
+def test_none_is_a_word_where_words_are_expected(write_grid: Callable[..., Path]) -> None:
+    data = load_recorded(read_task_file(write_grid(edit_data=lambda text: text.replace("small", "None"))))
+    assert {row[0] for row in data.tasks[0].rows} == {"None", "large"}
+
+
+def test_data_without_rows_is_refused(write_grid: Callable[..., Path]) -> None:
+    with pytest.raises(StudyFileError, match="there are no rows"):
+        load_recorded(read_task_file(write_grid(edit_data=lambda text: text.splitlines()[0])))
+
+
+def test_rows_without_a_value_are_dropped_as_the_fault_says(write_grid: Callable[..., Path]) -> None:
+    def emptied(text: str) -> str:
+        return text.replace("bee,small,1,1,", "bee,,1,1,", 1)
+
+    with pytest.raises(StudyFileError, match="where: kind == kind"):
+        load_recorded(read_task_file(write_grid(edit_data=emptied)))
+    path = write_grid(lambda text: text + "where: kind == kind\n", emptied)
+    assert {row[0] for row in load_recorded(read_task_file(path)).tasks[1].rows} == {"small", "large"}
+
+
+def test_a_damaged_archive_of_data_is_a_fault(write_grid: Callable[..., Path], tmp_path: Path) -> None:
+    path = write_grid(lambda text: text.replace("grid.csv", "grid.csv.gz"))
+    packed = bytearray(gzip.compress((tmp_path / "data" / "grid.csv").read_bytes()))
+    packed[60:90] = b"\x55" * 30
+    (tmp_path / "data" / "grid.csv.gz").write_bytes(packed)
+    with pytest.raises(StudyFileError, match=r"grid.csv.gz cannot be read"):
+        load_recorded(read_task_file(path))
+
+
+def test_descriptors_that_are_not_finite_describe_nothing(write_grid: Callable[..., Path], tmp_path: Path) -> None:
+    path = write_grid(lambda text: text + "descriptors: [{file: data/kinds.csv, on: [kind]}]\n")
+    (tmp_path / "data" / "kinds.csv").write_text("kind,memory,speed\nsmall,16,inf\nlarge,80,2\n")
+    assert load_recorded(read_task_file(path)).descriptors == {"kind": {"small": (16.0,), "large": (80.0,)}}

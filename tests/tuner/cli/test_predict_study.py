@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.search_spaces.onnx_files import embedder, save
 from tuner.cli.main import main
 
 CONFIG = {
@@ -56,3 +57,25 @@ def test_a_configuration_file_alone_is_simulated(study: Path, capsys: pytest.Cap
 def test_what_will_be_started_needs_all_its_files(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", str(study)]) == 2
     assert "has no tokenizer" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "99999999999999999999"])
+def test_a_value_beyond_all_numbers_is_a_fault(study: Path, capsys: pytest.CaptureFixture[str], value: str) -> None:
+    assert main(["simulate", str(study), "--set", f"max_num_seqs={value}"]) == 2
+    assert f"max_num_seqs: {value} is beyond" in capsys.readouterr().err
+
+
+def test_a_model_on_which_its_reader_fails_is_a_fault(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (study.parent / "model" / "config.json").write_text(json.dumps({**CONFIG, "mlp_only_layers": [None]}))
+    assert main(["predict", str(study)]) == 2
+    assert "operators cannot be read" in capsys.readouterr().err
+
+
+def test_a_batch_larger_than_any_load_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save(embedder(), tmp_path / "model.onnx")
+    (tmp_path / "study.yaml").write_text(
+        "model: ./model.onnx\nengine: triton\ndevices: [{name: cpu-1, cpus: 1, price: 0.05 USD/h}]\n"
+        "workload: {arrival: {rate: 50 rps}}\nobjective: cost_per_million_requests\n"
+    )
+    assert main(["simulate", str(tmp_path / "study.yaml"), "--set", "max_batch_size=1000000000"]) == 2
+    assert "Batches of 1000000000 are larger" in capsys.readouterr().err

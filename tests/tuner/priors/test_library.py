@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 from pathlib import Path
 
@@ -109,3 +110,29 @@ def test_the_starter_library_names_source_and_licence() -> None:
     assert len(shipped) > 70
     assert all(each.source and each.licence and each.trials for each in shipped)
     assert len({each.name for each in shipped}) == len(shipped)
+
+
+def test_a_damaged_prior_can_be_removed_and_none_is_lost_to_its_namesake(tmp_path: Path) -> None:
+    library = PriorLibrary(tmp_path / "library")
+    library.add(task("one", throughput=1.0))
+    (library.folder / "one.json").write_text("{")
+    library.remove("one")
+    assert library.names() == ()
+    for name in ("a.json", "b.json"):
+        (tmp_path / name).write_text(task("one", throughput=1.0).to_json())
+    parser = argparse.ArgumentParser()
+    command.add(parser.add_subparsers())
+    arguments = parser.parse_args(
+        ["prior", "--library", str(library.folder), "import", str(tmp_path / "a.json"), str(tmp_path / "b.json")]
+    )
+    with pytest.raises(UsageError, match="More than one of the files holds a prior called one"):
+        arguments.run(arguments)
+    assert library.names() == ()
+
+
+def test_a_damaged_archive_is_a_fault_of_the_file(tmp_path: Path) -> None:
+    packed = bytearray(gzip.compress(bytes(range(256)) * 50))
+    packed[20:40] = b"\x55" * 20
+    (tmp_path / "one.json.gz").write_bytes(packed)
+    with pytest.raises(UsageError, match="cannot be read"):
+        read_prior(tmp_path / "one.json.gz")

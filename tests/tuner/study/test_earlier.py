@@ -128,6 +128,10 @@ def test_what_a_study_stands_on_is_fixed_when_it_begins(make_study: StudyMaker) 
     assert resumed.earlier == ("quick", "slow")
     assert said[0].startswith("quick changed in the library since this study began")
     assert "another name" in said[0]
+    (library.folder / "slow.json").write_text("{")
+    resumed, said = notices(server(make_study, "parts", 70, 4))
+    assert resumed.earlier == ("quick", "slow")
+    assert said[0].startswith("quick, slow changed")
     # One that began without earlier tasks goes on without them.
     library.remove("slow")
     tuner.tune(server(make_study, "alone", 70, 1))

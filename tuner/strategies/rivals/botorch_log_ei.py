@@ -11,7 +11,7 @@ import warnings
 
 import numpy as np
 import torch
-from botorch.acquisition.analytic import LogConstrainedExpectedImprovement
+from botorch.acquisition.analytic import LogConstrainedExpectedImprovement, LogExpectedImprovement
 from botorch.exceptions.warnings import BotorchWarning
 from botorch.fit import fit_gpytorch_mll
 from botorch.models.gp_regression import SingleTaskGP
@@ -72,10 +72,12 @@ class BotorchLogEi:
                     score = score + torch.special.log_ndtr(-posterior.mean.squeeze() / deviation)
                 return np.asarray(score.numpy())
             best = float((-trials.costs())[holding].max())
-            if not constraints:
-                from_all = LogConstrainedExpectedImprovement(ModelListGP(models[0]), best, 0, {})
-                return np.asarray(from_all(points).numpy())
-            acquisition = LogConstrainedExpectedImprovement(ModelListGP(*models), best, 0, constraints)
+            # BoTorch refuses an empty list of constraints.
+            acquisition = (
+                LogConstrainedExpectedImprovement(ModelListGP(*models), best, 0, constraints)
+                if constraints
+                else LogExpectedImprovement(models[0], best)
+            )
             return np.asarray(acquisition(points).numpy())
 
     def _model(self, rows: list[int], values: FloatArray) -> SingleTaskGP:

@@ -130,7 +130,9 @@ def _normalised(gains: FloatArray) -> FloatArray:
     if not holding.any():
         return np.zeros(len(gains))
     best = gains[holding].max()
-    share = gains / best if best > 0 else best / np.where(holding, gains, -1.0)
+    if best > 0:
+        return np.asarray(np.where(holding, gains / best, 0.0))
+    share = np.divide(best, gains, out=np.ones(len(gains)), where=holding & (gains != best))
     return np.asarray(np.where(holding, share, 0.0))
 
 

@@ -45,6 +45,8 @@ class OptunaRows:
         self._open: dict[int, Trial] = {}
         self._failed: list[int] = []
         self.moved = 0
+        # One line for every study made says nothing to those who compare strategies.
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             self._study = optuna.create_study(direction=problem.direction.value, sampler=sampler)

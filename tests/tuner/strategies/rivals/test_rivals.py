@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -103,6 +104,41 @@ def test_several_trials_may_be_in_flight_and_fail(name: str) -> None:
     for row in reversed(rows):
         strategy.tell(row, Answer(ran=False))
     assert strategy.ask() not in rows
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_earlier_task_in_which_nothing_ran_is_borne(name: str) -> None:
+    failed = EarlierTask(
+        name=("failed",),
+        rows=ROWS,
+        ran=np.zeros(len(ROWS), bool),
+        objective=np.full(len(ROWS), np.nan),
+        constraints=np.full((len(ROWS), 1), np.nan),
+    )
+    strategy = contender(name, CACHE)(replace(problem(), earlier=(*problem().earlier, failed)), 0)
+    for _ in range(7):
+        row = strategy.ask()
+        strategy.tell(row, answer(ROWS[row], 1.2))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_strategy_needs_no_bounds_and_bears_objectives_of_zero(name: str) -> None:
+    def value(row: tuple[Value, ...]) -> float:
+        return -float(row[1]) * (float(row[2]) - 1.0)
+
+    task = EarlierTask(
+        name=("zero",),
+        rows=ROWS,
+        ran=np.ones(len(ROWS), bool),
+        objective=np.array([value(row) for row in ROWS]),
+        constraints=np.empty((len(ROWS), 0)),
+    )
+    strategy = contender(name, CACHE)(replace(problem(), bounds=(), earlier=(task,)), 0)
+    rows = []
+    for _ in range(7):
+        rows.append(strategy.ask())
+        strategy.tell(rows[-1], Answer(ran=True, objective=value(ROWS[rows[-1]])))
+    assert len(set(rows)) == 7
 
 
 @pytest.mark.parametrize("name", ["botorch", "meta"])

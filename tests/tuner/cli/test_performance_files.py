@@ -1,0 +1,120 @@
+"""`tune predict --batch` and `tune simulate --requests`: files and settings as people write them."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tuner.cli.main import main
+
+CONFIG: dict[str, Any] = {
+    "model_type": "llama", "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 14336,
+    "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 8192,
+}  # fmt: skip
+BERT = {**CONFIG, "model_type": "bert", "num_key_value_heads": None}
+HEADER = "model_path,system,backend,isl,osl,batch_size,tp_size,attention_dp_size\n"
+TRACE = "arrival_s,input_tokens,output_tokens\n"
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    damaged = {**CONFIG, "quantization_config": {"quant_method": "fp8", "ignore": ["re:*("]}}
+    for name, content in (("good", CONFIG), ("bert", BERT), ("damaged", damaged)):
+        folder = tmp_path / "models" / f"org--{name}"
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text(json.dumps(content))
+    (tmp_path / "models" / "org--deep").mkdir()
+    (tmp_path / "models" / "org--deep" / "config.json").write_text("[" * 100_000)
+    return tmp_path / "models"
+
+
+def predicted(models: Path, text: str, *options: str) -> list[dict[str, str]]:
+    rows, out = models.parent / "rows.csv", models.parent / "out.csv"
+    rows.write_text(text, encoding="utf-8")
+    assert main(["predict", "--batch", str(rows), "--out", str(out), "--models", str(models), *options]) == 0
+    with out.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_model_that_cannot_be_read_declines_its_own_rows_only(models: Path) -> None:
+    rows = [f"org/{name},h100_sxm,vllm,512,64,4,1,1\n" for name in ("damaged", "deep", "bert", "a" * 300, "good")]
+    found = predicted(models, "\ufeff" + HEADER + "".join(rows))
+    assert [row["origin"] for row in found] == ["declined"] * 4 + ["predicted"]
+    assert all("cannot be read" in found[at]["reason"] for at in (0, 1, 3))
+    assert "generates no tokens" in found[2]["reason"]
+
+
+@pytest.mark.parametrize("size", ["1e300", "-1", "1.5"])
+def test_a_size_that_no_deployment_has_is_declined(models: Path, size: str) -> None:
+    (row,) = predicted(models, HEADER + f"org/good,h100_sxm,vllm,512,64,4,1,{size}\n")
+    assert "attention_dp_size" in row["reason"]
+
+
+def test_measured_rows_must_say_what_was_measured(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = models.parent / "rows.csv"
+    rows.write_text(HEADER + "org/good,h100_sxm,vllm,512,64,4,1,1\n")
+    out = str(models.parent / "out.csv")
+    arguments = ["predict", "--batch", str(rows), "--out", out, "--models", str(models), "--calibrate", str(rows)]
+    assert main(arguments) == 2
+    assert "no column silicon_ttft_ms" in capsys.readouterr().err
+
+
+def test_a_damaged_archive_is_refused(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    packed = bytearray(gzip.compress((HEADER + "org/good,h100_sxm,vllm,512,64,4,1,1\n" * 999).encode()))
+    packed[40:60] = b"\x55" * 20
+    path = models.parent / "rows.csv.gz"
+    path.write_bytes(packed)
+    out = models.parent / "out.csv"
+    assert main(["predict", "--batch", str(path), "--out", str(out), "--models", str(models)]) == 2
+    assert "cannot be read as CSV" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def simulated(models: Path, trace: str, *settings: str, model: str = "good") -> int:
+    path = models.parent / "trace.csv.gz"
+    path.write_bytes(gzip.compress(("\ufeff" + trace).encode()))
+    place = str(models / f"org--{model}")
+    options = ["--model", place, "--device", "h100_sxm", "--out", str(models.parent / "out.csv")]
+    return main(["simulate", "--requests", str(path), *options, *(f"--set={setting}" for setting in settings)])
+
+
+def test_requests_that_arrive_at_once_are_all_served(models: Path) -> None:
+    assert simulated(models, TRACE + "0,100,10\n" * 3, "max_num_seqs=2") == 0
+    with (models.parent / "out.csv").open(newline="") as file:
+        assert all(float(row["e2e_s"]) > 0 for row in csv.DictReader(file))
+
+
+def test_all_values_that_are_none_are_told_at_their_lines(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trace = TRACE + "nan,10,10\n0,0,10\n\n1,10,-1\n2,10\n3,1e300,1.5\n4,5,6\n"
+    assert simulated(models, trace) == 2
+    told = " ".join(capsys.readouterr().err.split())
+    for fault in (
+        "line 2: arrival_s is 'nan'", "line 3: input_tokens is '0'", "line 5: output_tokens is '-1'",
+        "line 6: output_tokens is ''", "line 7: input_tokens is '1e300'", "line 7: output_tokens is '1.5'",
+    ):  # fmt: skip
+        assert fault in told
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "max_num_seqs=nan", "max_num_seqs=1e18", "max_num_seqs=0", "block_size=0", "block_size=inf", "max_model_len=0",
+        "gpu_memory_utilization=nan", "gpu_memory_utilization=1.5", "kv_cache_dtype=fp9",
+        "num_gpu_blocks_override=1e300",
+    ],
+)  # fmt: skip
+def test_a_value_that_a_setting_cannot_have_is_refused(
+    models: Path, capsys: pytest.CaptureFixture[str], setting: str
+) -> None:
+    assert simulated(models, TRACE + "0,100,10\n", setting) == 2
+    assert f"{setting.partition('=')[0]} is '" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("model", ["bert", "damaged", "deep"])
+def test_a_model_that_cannot_be_simulated_is_refused(models: Path, model: str) -> None:
+    assert simulated(models, TRACE + "0,100,10\n", model=model) == 2
