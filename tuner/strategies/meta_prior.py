@@ -23,6 +23,7 @@ import numpy as np
 
 from tuner.parameter import Value
 from tuner.strategies.listed_problem import Answer, BoolArray, EarlierTask, FloatArray, ListedProblem
+from tuner.strategies.thinning import thinned
 from tuner.surrogates.hierarchical import HierarchicalModel
 from tuner.surrogates.hierarchical_fit import (
     Hyperparameters,
@@ -196,7 +197,7 @@ class EarlierKnowledge:
     """
 
     def __init__(self, problem: ListedProblem, settings: MetaSettings, cache: HyperparameterCache) -> None:
-        self._problem = problem
+        self._problem = problem = thinned(problem)
         self._settings = settings
         self._cache = cache
         self._scales = [parameter.scale for parameter in problem.parameters]
