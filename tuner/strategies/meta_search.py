@@ -160,13 +160,13 @@ class MetaSearch:
         return int(rows[np.argmax(np.where(open_rows[rows], score + self._tie_break[rows], -1.0))])
 
     def _promising(self, weights: FloatArray, count: int, needed: Sequence[int], open_rows: BoolArray) -> IntArray:
-        """Those that are needed and `count` more: the best of what was told, and else open ones that are likely to be good.
+        """Those that are needed and `count` more: the best of what was told, else open ones likely to be good.
 
         That is: to hold the bounds, and to be better than the best of what is expected to, metric by metric and row
         by row, under the likeliest hypotheses.
         """
         total = len(self._problem.rows)
-        # Before anything is measured no level is known: rows are good or not together, and cannot be told apart one by one.
+        # Before anything is measured no level is known: rows cannot be told apart one by one.
         if total <= count or not any(answer.ran for answer in self._told.values()):
             return np.arange(total)
         chance = self._chances(weights)
