@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -27,8 +28,8 @@ from tuner.metric import MetricRef
 from tuner.objective import Objective
 from tuner.parameter import Config
 from tuner.slo import Slo
-from tuner.strategies.beliefs import Beliefs, Outlook, PriorMean
-from tuner.strategies.candidates import Candidates, Rows, config_of, encode, levels
+from tuner.strategies.beliefs import Beliefs, Outlook, PriorMean, grid_of, points_of
+from tuner.strategies.candidates import Candidates, Positions, Rows, config_of, encode, levels
 from tuner.strategies.history import History
 from tuner.strategies.prospects import MOST_GAIN, Prospects
 from tuner.strategies.sampler import CandidateSampler
@@ -38,6 +39,7 @@ from tuner.surrogates.acquisition import (
     log_mean_over_hypotheses,
     pareto_front,
 )
+from tuner.surrogates.kernel import Points
 from tuner.surrogates.one_thread import one_thread
 from tuner.surrogates.rehearsal import rehearse
 
@@ -49,6 +51,8 @@ STARTUP: Final = 3
 
 _SHORTLIST: Final = 1024
 """Candidates scored again under every hypothesis about the hyperparameters."""
+_FINALISTS: Final = 32
+"""Of these, those scored in double precision."""
 _PROMISING: Final = 2 * _SHORTLIST
 """Candidates of the highest possible scores, whose scores say which others may still be among the best."""
 _ROUNDING: Final = 0.01
@@ -116,7 +120,10 @@ class BayesianSampler(CandidateSampler):
         with one_thread():
             beliefs = self.beliefs(history, _HYPOTHESES, number)
             shortlist = self._shortlist(beliefs, history, open_positions, number)
-            scores = self._scores(beliefs, history, shortlist)
+            measured = self._measured(beliefs, history)
+            scores = self._scores(beliefs, history, shortlist, np.float32, measured)
+            shortlist = shortlist[torch.topk(scores, min(_FINALISTS, len(shortlist))).indices.numpy()]
+            scores = self._scores(beliefs, history, shortlist, measured=measured)
         chosen: Rows = shortlist[int(torch.argmax(scores))]
         return chosen
 
@@ -198,31 +205,50 @@ class BayesianSampler(CandidateSampler):
         if sampled:
             generator = np.random.default_rng([self.seed, number, 2])
             positions = np.sort(generator.choice(positions, size=SCAN_LIMIT, replace=False))
-        rows = self.candidates.rows[positions]
-        if len(rows) <= _SHORTLIST and not sampled and self.candidates.complete:
-            return rows
+        if len(positions) <= _SHORTLIST and not sampled and self.candidates.complete:
+            return self.candidates.rows[positions]
         simple = beliefs.most_probable
-        rows, scores = self._top(simple, history, rows)
+        rows, scores = self._top(simple, history, positions)
         if sampled or not self.candidates.complete:
             rows = self._climb(simple, history, rows, scores)
         return rows
 
-    def _top(self, beliefs: Beliefs, history: History, rows: Rows) -> tuple[Rows, torch.Tensor]:
-        """The best of `rows`, best first, and their scores.
+    def _top(self, beliefs: Beliefs, history: History, positions: Positions) -> tuple[Rows, torch.Tensor]:
+        """The best of some candidates, best first, and their scores.
 
-        Most rows are ruled out by an upper bound on their score, at a fraction of the cost of the score itself: the
+        Most are ruled out by an upper bound on their score, at a fraction of the cost of the score itself: the
         expected improvement over one incumbent rises with the standard deviation.
         """
-        measured = self._measured(beliefs, history)
-        if len(history.rows) and len(self.objectives) == 1 and len(rows) > _PROMISING:
-            hopes = beliefs.hopeful_outlook(rows)
-            ceilings = (hopes.log_holds + self._log_improvement(measured, hopes))[0]
-            promising = rows[torch.topk(ceilings, _PROMISING).indices.numpy()]
-            floor = torch.topk(self._scores(beliefs, history, promising, np.float32, measured), _SHORTLIST).values[-1]
-            rows = rows[(ceilings > floor - _ROUNDING).numpy()]
-        scores = self._scores(beliefs, history, rows, np.float32, measured)
-        best = torch.topk(scores, min(_SHORTLIST, len(rows)))
-        return rows[best.indices.numpy()], best.values
+        measured, rows = self._measured(beliefs, history), self.candidates.rows
+        if len(history.rows) and len(self.objectives) == 1 and len(positions) > _PROMISING:
+            ceilings = self._ceilings(beliefs, measured, positions)
+            # In their order, as points that follow one another have most of their levels in common.
+            promising = torch.topk(ceilings, _PROMISING).indices.sort().values
+            scores = self._scores(beliefs, history, rows[positions[promising.numpy()]], np.float32, measured)
+            ceilings[promising] = -math.inf
+            others = positions[(ceilings > torch.topk(scores, _SHORTLIST).values[-1] - _ROUNDING).numpy()]
+            scores = torch.cat([scores, self._scores(beliefs, history, rows[others], np.float32, measured)])
+            positions = np.concatenate([positions[promising.numpy()], others])
+        else:
+            scores = self._scores(beliefs, history, rows[positions], np.float32, measured)
+        best = torch.topk(scores, min(_SHORTLIST, len(positions)))
+        return rows[positions[best.indices.numpy()]], best.values
+
+    def _ceilings(self, beliefs: Beliefs, measured: Outlook, positions: Positions) -> torch.Tensor:
+        """Upper bounds on the scores of some candidates, shape (n,)."""
+        all_of_them = len(self.candidates) <= SCAN_LIMIT
+        hopes = beliefs.hopeful_outlook(self._everywhere if all_of_them else self._points(positions))
+        found = (hopes.log_holds + self._log_improvement(measured, hopes))[0]
+        return found[positions] if all_of_them else found
+
+    @functools.cached_property
+    def _everywhere(self) -> Points:
+        """All candidates."""
+        return self._points(np.arange(len(self.candidates)))
+
+    def _points(self, positions: Positions) -> Points:
+        space = self.candidates.space
+        return points_of(space, grid_of(space), self.candidates.rows[positions], np.float32)
 
     def _climb(self, beliefs: Beliefs, history: History, rows: Rows, scores: torch.Tensor) -> Rows:
         """`rows`, best first, and what steps uphill from the best of them, and from the best measured, lead to."""

@@ -101,9 +101,14 @@ class Points:
         grid: the axes.
         levels: shape (N, d).
         dtype: to compute in; single precision is several times quicker, and good to three digits.
+
+    Attributes:
+        levels, dtype: the same.
+        index: which table rows they are, shape (N, d).
     """
 
     def __init__(self, grid: Grid, levels: Levels, dtype: npt.DTypeLike = np.float64) -> None:
+        self.levels = levels
         self.dtype = np.dtype(dtype)
         self.index = np.add(levels, grid.offsets, dtype=np.int32, casting="unsafe")
 
@@ -154,7 +159,7 @@ class Covariance:
         Args:
             points: N points.
             weights: shape (u, n).
-            whiteners: shape (u, n, m).
+            whiteners: shape (u, k, m), of the first k covariances.
             shifts: shape (u, m).
         """
         others = [np.ascontiguousarray(array, dtype=points.dtype) for array in (weights, whiteners, shifts)]
@@ -241,12 +246,15 @@ def _projected(index: Any, products: Any, sums: Any, weights: Any, whiteners: An
     squares = np.empty_like(projections)
     product, total = np.ones((index.shape[1], n), products.dtype), np.zeros((index.shape[1], n), products.dtype)
     cross = np.empty((min(count, _CHUNK), n), products.dtype)
+    few = cross if whiteners.shape[1] == n else np.empty((cross.shape[0], whiteners.shape[1]), products.dtype)
     white = np.empty((cross.shape[0], whiteners.shape[2]), products.dtype)
     for u in range(products.shape[0]):
         for start in range(0, count, _CHUNK):
             size = min(_CHUNK, count - start)
             _fill(index[start : start + size], products[u], sums[u], product, total, cross[:size])
-            np.dot(cross[:size], whiteners[u], white[:size])
+            if few.shape[1] < n:
+                few[:size] = cross[:size, : few.shape[1]]
+            np.dot(few[:size], whiteners[u], white[:size])
             for p in range(size):
                 projection = square = products.dtype.type(0.0)
                 for i in range(n):
