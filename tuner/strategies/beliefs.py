@@ -45,7 +45,7 @@ _SHARE_OFFSET: Final = 0.5
 _LEAST_SHARE: Final = 1e-3
 """The bound that a share bounded by zero is taken to have."""
 
-_EXPLAINING: Final = 16
+_EXPLAINING: Final = 24
 """Trials that variances are bounded with: the first ones are spread over the space, and the others add little."""
 
 
@@ -68,6 +68,16 @@ class Outlook:
     def holds(self) -> torch.Tensor:
         """Probability that every SLO holds, averaged over hypotheses, shape (N,)."""
         return torch.exp(log_mean_over_hypotheses(self.log_holds))
+
+    @property
+    def most_probable(self) -> Outlook:
+        """The same under the most probable hyperparameters only."""
+        return replace(
+            self,
+            means=tuple(mean[:1] for mean in self.means),
+            stds=tuple(std[:1] for std in self.stds),
+            log_holds=self.log_holds[:1],
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -94,7 +94,7 @@ class GaussianProcess:
         best = likelihood.best()
         drawn = likelihood.sample(best, hypotheses, seed) if hypotheses else best[None]
         thetas, copies = np.unique(drawn, axis=0, return_inverse=True)
-        whiteners = np.linalg.inv(np.linalg.cholesky(likelihood.covariances(thetas)))
+        whiteners = likelihood.whiteners(thetas)
         return cls(
             grid=grid,
             levels=levels,

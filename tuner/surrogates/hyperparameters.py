@@ -93,9 +93,13 @@ class MarginalLikelihood:
         self._low = self.center - _BOUNDS * self.deviation
         self._high = self.center + _BOUNDS * self.deviation
 
-    def covariances(self, thetas: Array) -> Array:
-        """Of the values, noise included, shape (m, n, n), for `thetas` of shape (m, d + 3)."""
-        return self._pairs.covariances(thetas)
+    def whiteners(self, thetas: Array) -> Array:
+        """Inverse Cholesky factors of the values' covariances, noise included, shape (m, n, n).
+
+        Args:
+            thetas: shape (m, d + 3).
+        """
+        return self._pairs.whiteners(thetas)
 
     def log_densities(self, thetas: Array) -> Array:
         """Shape (m,), for `thetas` of shape (m, d + 3)."""

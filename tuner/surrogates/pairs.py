@@ -58,6 +58,11 @@ class Pairs:
         found: Array = _covariances(*self.arrays, thetas)
         return found
 
+    def whiteners(self, thetas: Array) -> Array:
+        """Inverses of the lower Cholesky factors of K, shape (m, n, n)."""
+        found: Array = _whiteners(*self.arrays, thetas)
+        return found
+
     def log_likelihoods(self, thetas: Array, values: Array) -> Array:
         """Of centred `values`, shape (n,), up to a constant: shape (m,), for `thetas` of shape (m, d + 3)."""
         found: Array = _log_likelihoods(*self.arrays, thetas, values)
@@ -138,6 +143,16 @@ def _covariances(
     for m in range(thetas.shape[0]):
         _parts(distances, owners, ordered, entries, thetas[m], product, additive)
         found[m] = _with_noise(product + additive, noise, level_variance, thetas[m])
+    return found
+
+
+@compiled
+def _whiteners(
+    distances: Any, owners: Any, ordered: Any, entries: Any, noise: Any, level_variance: Any, thetas: Any
+) -> Any:
+    found = _covariances(distances, owners, ordered, entries, noise, level_variance, thetas)
+    for m in range(thetas.shape[0]):
+        found[m] = _inverse_factor(np.linalg.cholesky(found[m]))
     return found
 
 
