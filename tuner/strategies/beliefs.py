@@ -46,7 +46,7 @@ _LEAST_SHARE: Final = 1e-3
 """The bound that a share bounded by zero is taken to have."""
 
 _EXPLAINING: Final = 24
-"""Trials that variances are bounded with: the first ones are spread over the space, and the others add little."""
+"""Trials that variances are bounded with: these are spread over the space, and the others add little."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -101,12 +101,12 @@ def _sites(covariance: Any, signs: Any) -> Any:
     """
     n = signs.shape[0]
     precisions, shifts = np.zeros(n), np.zeros(n)
-    posterior, mean = covariance.copy(), np.zeros(n)
+    posterior = covariance.copy()
     for _ in range(_SWEEPS):
         before = shifts.copy()
         for i in range(n):
             cavity_precision = 1.0 / posterior[i, i] - precisions[i]
-            cavity_shift = mean[i] / posterior[i, i] - shifts[i]
+            cavity_shift = np.dot(posterior[i], shifts) / posterior[i, i] - shifts[i]
             variance, center = 1.0 / cavity_precision, cavity_shift / cavity_precision
             z = signs[i] * (center + _BASE) / math.sqrt(1.0 + variance)
             hazard = _hazard(z)
@@ -120,12 +120,10 @@ def _sites(covariance: Any, signs: Any) -> Any:
             for a in range(n):
                 for b in range(n):
                     posterior[a, b] -= share * column[a] * column[b]
-            mean = np.dot(posterior, shifts)
         # Afresh, as the updates' rounding errors add up: K - K S^1/2 (I + S^1/2 K S^1/2)^-1 S^1/2 K.
         root = np.sqrt(precisions)
         inner = np.eye(n) + covariance * root.reshape(n, 1) * root
         posterior = covariance - np.dot(covariance * root, np.linalg.solve(inner, covariance * root.reshape(n, 1)))
-        mean = np.dot(posterior, shifts)
         if np.abs(shifts - before).max() < _SETTLED:
             break
     return precisions, shifts

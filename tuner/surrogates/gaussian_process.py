@@ -39,7 +39,7 @@ class GaussianProcess:
 
     Attributes:
         grid: the axes.
-        levels: training points, shape (n, d).
+        levels: training points, each as far as any from those before it, shape (n, d).
         thetas: distinct hyperparameters, shape (u, d + 3).
         copies: which of them each hypothesis has, shape (h,), the most probable first.
         whiteners: inverse Cholesky factors of the training covariances, shape (u, n, n).
@@ -87,9 +87,12 @@ class GaussianProcess:
             seed: of the draws.
         """
         priors = priors or Priors()
+        # The first few then explain most of the variance anywhere (see `posterior`).
+        order = grid.spread_order(levels)
+        levels, values = levels[order], values[order]
         residuals = values if mean is None else values - mean(levels)
         center = float(residuals.mean())
-        noise = np.zeros(len(values)) if noise_variances is None else noise_variances
+        noise = np.zeros(len(values)) if noise_variances is None else noise_variances[order]
         likelihood = MarginalLikelihood(grid, levels, residuals - center, noise, priors)
         best = likelihood.best()
         drawn = likelihood.sample(best, hypotheses, seed) if hypotheses else best[None]

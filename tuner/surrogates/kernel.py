@@ -89,6 +89,15 @@ class Grid:
         """
         return np.concatenate([_products(axis)[:, x] for axis, x in zip(self.axes, levels.T, strict=True)])
 
+    def spread_order(self, levels: Levels) -> npt.NDArray[np.int64]:
+        """An order of points, shape (n, d), in which each is as far as any from those before it, shape (n,).
+
+        (Farthest-first traversal, Gonzalez 1985.)
+        """
+        gaps = sum(table[np.ix_(x, x)] for table, x in zip(self.distances, levels.T, strict=True))
+        order: npt.NDArray[np.int64] = _farthest_first(gaps)
+        return order
+
     def squared_norm_table(self) -> Array:
         """What adds up to a point's scalar product with itself, shape (R,)."""
         return np.concatenate([np.diag(_products(axis)) for axis in self.axes])
@@ -185,6 +194,17 @@ def correlation(distance: Any, length_scale: Any, ordered: Any) -> Any:
     r = np.sqrt(5.0) * scaled
     polynomial = 1.0 + r + r * r / 3.0
     return polynomial * np.exp(-r), r * r * (1.0 + r) / (3.0 * polynomial)
+
+
+@compiled
+def _farthest_first(gaps: Any) -> Any:
+    count = gaps.shape[0]
+    order, nearest = np.zeros(count, np.int64), gaps[0].copy()
+    for k in range(1, count):
+        nearest[order[k - 1]] = -1.0
+        order[k] = np.argmax(nearest)
+        nearest = np.minimum(nearest, gaps[order[k]])
+    return order
 
 
 @compiled

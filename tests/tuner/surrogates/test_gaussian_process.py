@@ -192,7 +192,7 @@ def test_believing_pending_points_is_conditioning_on_their_means() -> None:
     levels, pending = np.array([[0], [9], [19]], dtype=np.int16), np.array([[4], [14]], dtype=np.int16)
     process = GaussianProcess.fit(grid, levels, np.array([0.0, 1.0, 0.5]))
     expected = process.posterior(Points(process.grid, pending))[0][0].numpy()
-    likelihood = MarginalLikelihood(grid, np.concatenate([levels, pending]), np.zeros(5), np.zeros(5), Priors())
+    likelihood = MarginalLikelihood(grid, np.concatenate([process.levels, pending]), np.zeros(5), np.zeros(5), Priors())
     expected_whitener = likelihood.whiteners(process.thetas)[0]
     assert process.believing(pending).whiteners[0] == pytest.approx(expected_whitener, rel=1e-4, abs=1e-4)
     assert process.believing(pending).posterior(Points(process.grid, pending))[0][0].numpy() == pytest.approx(expected)
@@ -247,3 +247,14 @@ def test_draws_of_the_hyperparameters_spread_with_few_values_and_settle_with_man
         return float(process.thetas[process.copies[1:]][:, -1].std())
 
     assert spread(60) < 0.5 * spread(3)
+
+
+@settings(max_examples=30)
+@given(grids(), st.integers(1, 12), seeds)
+def test_points_in_spread_order_are_each_as_far_as_any_from_those_before(grid: Grid, count: int, seed: int) -> None:
+    levels = points(grid, count, seed)
+    order = grid.spread_order(levels)
+    assert sorted(order.tolist()) == list(range(count))
+    gaps = sum(table[np.ix_(x, x)] for table, x in zip(grid.distances, levels.T, strict=True))
+    for k in range(1, count):
+        assert gaps[order[k:]][:, order[:k]].min(axis=1).argmax() == 0
