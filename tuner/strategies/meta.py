@@ -1,6 +1,6 @@
 """The meta-learned search as an Optuna sampler, for real studies.
 
-Of the candidates of a study at most `SHORTLIST` become the list that `tuner.strategies.meta_search` searches: everything
+Of a study's candidates at most `SHORTLIST` become the list that `tuner.strategies.meta_search` searches: everything
 tried, what served the earlier tasks best, the neighbours of the best trials, and a uniform part of the rest.
 """
 
