@@ -2,6 +2,7 @@
 
 Each strategy is told the same trials of the same synthetic server and asked for the next configuration, model
 fits included; strategies take turns, and medians are reported, with how many times as long as ours the others take.
+Ours are told what each configuration that they ask for did, so that every call has a trial more than the one before.
 Optuna's GPSampler and BoTorch's mixed alternating optimiser search the full product of the domains, as they know
 neither rules nor conditions.
 
@@ -17,6 +18,8 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import optuna
@@ -33,7 +36,7 @@ from tuner.parameter import Condition, Config, Parameter, Scale, powers_of_two
 from tuner.slo import Slo, excesses
 from tuner.space import Rule, Space
 from tuner.strategies.bayesian import BayesianSampler
-from tuner.strategies.candidates import Candidates, coordinates, levels
+from tuner.strategies.candidates import Candidates, Rows, coordinates, levels
 from tuner.strategies.foreign import ForeignSampler
 from tuner.strategies.history import OUTCOME, History, distributions, outcome_to_json
 from tuner.strategies.listed_problem import EarlierTask
@@ -47,6 +50,14 @@ SLOW = "BoTorch mixed alternating"
 """Takes the better part of a minute: it has a number of repeats of its own."""
 OBJECTIVES = (Objective(MetricRef.parse("throughput")),)
 SLOS = (Slo.parse("p99(latency) <= 50 ms"),)
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """A strategy: what suggests a configuration, and what is told afterwards what it did."""
+
+    suggest: Callable[[], Any]
+    learn: Callable[[Any], None] = lambda asked: None
 
 
 def server_space(knobs: tuple[int, ...]) -> Space:
@@ -146,36 +157,40 @@ def earlier_tasks(candidates: Candidates) -> list[EarlierTask]:
     return tasks
 
 
-def ours(candidates: Candidates, study: optuna.Study, earlier: list[EarlierTask] | None = None) -> Callable[[], object]:
+def ours(candidates: Candidates, count: int, earlier: list[EarlierTask] | None = None) -> Contender:
     """Our strategy, from scratch or from earlier tasks, whose fit is in the call that does not count."""
     sampler: CandidateSampler = BayesianSampler(candidates, OBJECTIVES, SLOS)
     if earlier is not None:
         sampler = MetaSampler(candidates, OBJECTIVES, SLOS, earlier=earlier)
+    study = told(candidates, count, seed=1)
+    study.sampler = sampler
 
-    def suggest() -> object:
-        study.sampler = sampler
-        trial = study.ask(distributions(candidates.space))
-        study.tell(trial, state=optuna.trial.TrialState.FAIL)
-        return trial.params
+    def learn(trial: optuna.Trial) -> None:
+        outcome = served(candidates.space.config(trial.params))
+        trial.set_user_attr(OUTCOME, outcome_to_json(outcome))
+        if isinstance(outcome, Infeasible):
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        else:
+            study.tell(trial, outcome.metrics["throughput"].value)
 
-    return suggest
+    return Contender(lambda: study.ask(distributions(candidates.space)), learn)
 
 
-def optuna_gp(candidates: Candidates, study: optuna.Study) -> Callable[[], object]:
+def optuna_gp(candidates: Candidates, study: optuna.Study) -> Contender:
     """Optuna's Gaussian-process sampler, told the same trials, failures included."""
     sampler = BayesianSampler(candidates, OBJECTIVES, SLOS)
     history = sampler.history(study)
     open_positions = np.ones(len(candidates), dtype=bool)
 
-    def suggest() -> object:
+    def suggest() -> Rows:
         inner = optuna.samplers.GPSampler(seed=0, n_startup_trials=1)
         foreign = ForeignSampler(candidates, OBJECTIVES, SLOS, inner=inner)
         return foreign.choose(history, open_positions, 0)
 
-    return suggest
+    return Contender(suggest)
 
 
-def botorch_mixed(candidates: Candidates, study: optuna.Study) -> Callable[[], object]:
+def botorch_mixed(candidates: Candidates, study: optuna.Study) -> Contender:
     """BoTorch: a mixed GP each for objective and bound, constrained log EI, mixed alternating optimiser."""
     space = candidates.space
     history: History = BayesianSampler(candidates, OBJECTIVES, SLOS).history(study)
@@ -202,7 +217,7 @@ def botorch_mixed(candidates: Candidates, study: optuna.Study) -> Callable[[], o
         acquisition = LogConstrainedExpectedImprovement(model, best, 0, {1: (None, limit)})
         return optimize_acqf_mixed_alternating(acquisition, bounds, ordered, unordered)
 
-    return suggest
+    return Contender(suggest)
 
 
 def main() -> None:
@@ -223,17 +238,19 @@ def main() -> None:
         candidates = Candidates.of(server_space(knobs))
         enumerated_s = time.perf_counter() - started
         for count in counts:
-            study = told(candidates, count, seed=1)
             contenders = {
-                "serving-tuner": ours(candidates, study),
-                "serving-tuner, earlier tasks": ours(candidates, study, earlier_tasks(candidates)),
+                "serving-tuner": ours(candidates, count),
+                "serving-tuner, earlier tasks": ours(candidates, count, earlier_tasks(candidates)),
             }
             if rivals and not arguments.no_rivals:
+                study = told(candidates, count, seed=1)
                 contenders["Optuna GPSampler"] = optuna_gp(candidates, study)
                 contenders[SLOW] = botorch_mixed(candidates, study)
             found = timed(contenders, {SLOW: arguments.slow_repeats}, arguments.repeats)
             ours_s = statistics.median(found["serving-tuner"])
             for name, seconds in found.items():
+                if not seconds:
+                    continue
                 print(
                     f"{len(candidates):>10,} {count:>6}  {name:<28} {statistics.median(seconds):>8.3f} "
                     f"{min(seconds):>8.3f} {max(seconds):>8.3f} {statistics.median(seconds) / ours_s:>6.1f}",
@@ -242,19 +259,18 @@ def main() -> None:
         print(f"{len(candidates):>10,} {'':>6}  {'(enumeration, once a study)':<28} {enumerated_s:>8.3f}")
 
 
-def timed(
-    contenders: dict[str, Callable[[], object]], repeats: dict[str, int], otherwise: int
-) -> dict[str, list[float]]:
+def timed(contenders: dict[str, Contender], repeats: dict[str, int], otherwise: int) -> dict[str, list[float]]:
     """Seconds per call and contender, taking turns, after one call each that does not count."""
     found: dict[str, list[float]] = {name: [] for name in contenders}
     for turn in range(max(otherwise, *repeats.values()) + 1):
-        for name, suggest in contenders.items():
+        for name, contender in contenders.items():
             if turn > repeats.get(name, otherwise):
                 continue
             started = time.perf_counter()
-            suggest()
+            asked = contender.suggest()
             if turn:
                 found[name].append(time.perf_counter() - started)
+            contender.learn(asked)
     return found
 
 

@@ -92,8 +92,10 @@ class Space:
             SpaceError: an active parameter is missing, or a value is outside its domain.
             UnknownNameError: a name is no parameter.
         """
+        known = set(self.names)
         for name in values:
-            self[name]
+            if name not in known:
+                self[name]
         active: dict[str, Value] = {}
         for parameter in self.parameters:
             if not all(condition.holds(active) for condition in parameter.active_when):

@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -27,8 +28,8 @@ from tuner.metric import MetricRef
 from tuner.objective import Objective
 from tuner.parameter import Config
 from tuner.slo import Slo
-from tuner.strategies.beliefs import Beliefs, Outlook, PriorMean
-from tuner.strategies.candidates import Candidates, Rows, config_of, encode, levels
+from tuner.strategies.beliefs import Beliefs, Outlook, PriorMean, grid_of, points_of
+from tuner.strategies.candidates import Candidates, Positions, Rows, config_of, encode, levels
 from tuner.strategies.history import History
 from tuner.strategies.prospects import MOST_GAIN, Prospects
 from tuner.strategies.sampler import CandidateSampler
@@ -38,6 +39,7 @@ from tuner.surrogates.acquisition import (
     log_mean_over_hypotheses,
     pareto_front,
 )
+from tuner.surrogates.kernel import Points
 from tuner.surrogates.one_thread import one_thread
 from tuner.surrogates.rehearsal import rehearse
 
@@ -49,6 +51,8 @@ STARTUP: Final = 3
 
 _SHORTLIST: Final = 1024
 """Candidates scored again under every hypothesis about the hyperparameters."""
+_FINALISTS: Final = 32
+"""Of these, those scored in double precision."""
 _PROMISING: Final = 2 * _SHORTLIST
 """Candidates of the highest possible scores, whose scores say which others may still be among the best."""
 _ROUNDING: Final = 0.01
@@ -115,8 +119,11 @@ class BayesianSampler(CandidateSampler):
                     return row
         with one_thread():
             beliefs = self.beliefs(history, _HYPOTHESES, number)
-            shortlist = self._shortlist(beliefs, history, open_positions, number)
-            scores = self._scores(beliefs, history, shortlist)
+            measured = self._measured(beliefs, history)
+            shortlist = self._shortlist(beliefs, measured, history, open_positions, number)
+            scores = self._scores(beliefs, measured, history, shortlist, np.float32)
+            shortlist = shortlist[torch.topk(scores, min(_FINALISTS, len(shortlist))).indices.numpy()]
+            scores = self._scores(beliefs, measured, history, shortlist)
         chosen: Rows = shortlist[int(torch.argmax(scores))]
         return chosen
 
@@ -182,15 +189,21 @@ class BayesianSampler(CandidateSampler):
         open_positions = self._open(history)
         if not open_positions.any():
             return 0.0, 1.0
-        rows = self._shortlist(beliefs, history, open_positions, 0)
-        top = torch.argsort(self._scores(beliefs, history, rows), descending=True)[:_CONTENDERS].numpy()
+        measured = self._measured(beliefs, history)
+        rows = self._shortlist(beliefs, measured, history, open_positions, 0)
+        top = torch.argsort(self._scores(beliefs, measured, history, rows), descending=True)[:_CONTENDERS].numpy()
         lead = self._leads(beliefs, best, rows[top])
         gain = torch.expm1(lead.clamp(0.0, MOST_GAIN).mean(dim=(0, 2)).max())
         within = (lead.max(dim=1).values <= -math.log1p(-tolerance)).to(torch.float64).mean()
         return float(gain), float(within)
 
     def _shortlist(
-        self, beliefs: Beliefs, history: History, open_positions: npt.NDArray[np.bool_], number: int
+        self,
+        beliefs: Beliefs,
+        measured: Outlook,
+        history: History,
+        open_positions: npt.NDArray[np.bool_],
+        number: int,
     ) -> Rows:
         """Untried rows that score best under the most probable hyperparameters."""
         positions = np.flatnonzero(open_positions)
@@ -198,33 +211,54 @@ class BayesianSampler(CandidateSampler):
         if sampled:
             generator = np.random.default_rng([self.seed, number, 2])
             positions = np.sort(generator.choice(positions, size=SCAN_LIMIT, replace=False))
-        rows = self.candidates.rows[positions]
-        if len(rows) <= _SHORTLIST and not sampled and self.candidates.complete:
-            return rows
-        simple = beliefs.most_probable
-        rows, scores = self._top(simple, history, rows)
+        if len(positions) <= _SHORTLIST and not sampled and self.candidates.complete:
+            return self.candidates.rows[positions]
+        simple, simply = beliefs.most_probable, measured.most_probable
+        rows, scores = self._top(simple, simply, history, positions)
         if sampled or not self.candidates.complete:
-            rows = self._climb(simple, history, rows, scores)
-        return rows
+            rows = self._climb(simple, simply, history, rows, scores)
+        # Rows that follow one another then have most of their levels in common, which is quicker.
+        return rows[np.lexsort(rows.T[::-1])]
 
-    def _top(self, beliefs: Beliefs, history: History, rows: Rows) -> tuple[Rows, torch.Tensor]:
-        """The best of `rows`, best first, and their scores.
+    def _top(
+        self, beliefs: Beliefs, measured: Outlook, history: History, positions: Positions
+    ) -> tuple[Rows, torch.Tensor]:
+        """The best of some candidates, best first, and their scores.
 
-        Most rows are ruled out by an upper bound on their score, at a fraction of the cost of the score itself: the
+        Most are ruled out by an upper bound on their score, at a fraction of the cost of the score itself: the
         expected improvement over one incumbent rises with the standard deviation.
         """
-        measured = self._measured(beliefs, history)
-        if len(history.rows) and len(self.objectives) == 1 and len(rows) > _PROMISING:
-            hopes = beliefs.hopeful_outlook(rows)
-            ceilings = (hopes.log_holds + self._log_improvement(measured, hopes))[0]
-            promising = rows[torch.topk(ceilings, _PROMISING).indices.numpy()]
-            floor = torch.topk(self._scores(beliefs, history, promising, np.float32, measured), _SHORTLIST).values[-1]
-            rows = rows[(ceilings > floor - _ROUNDING).numpy()]
-        scores = self._scores(beliefs, history, rows, np.float32, measured)
-        best = torch.topk(scores, min(_SHORTLIST, len(rows)))
-        return rows[best.indices.numpy()], best.values
+        rows = self.candidates.rows
+        if len(history.rows) and len(self.objectives) == 1 and len(positions) > _PROMISING:
+            ceilings = self._ceilings(beliefs, measured, positions)
+            promising = torch.topk(ceilings, _PROMISING).indices.sort().values
+            scores = self._scores(beliefs, measured, history, rows[positions[promising.numpy()]], np.float32)
+            ceilings[promising] = -math.inf
+            others = positions[(ceilings > torch.topk(scores, _SHORTLIST).values[-1] - _ROUNDING).numpy()]
+            scores = torch.cat([scores, self._scores(beliefs, measured, history, rows[others], np.float32)])
+            positions = np.concatenate([positions[promising.numpy()], others])
+        else:
+            scores = self._scores(beliefs, measured, history, rows[positions], np.float32)
+        best = torch.topk(scores, min(_SHORTLIST, len(positions)))
+        return rows[positions[best.indices.numpy()]], best.values
 
-    def _climb(self, beliefs: Beliefs, history: History, rows: Rows, scores: torch.Tensor) -> Rows:
+    def _ceilings(self, beliefs: Beliefs, measured: Outlook, positions: Positions) -> torch.Tensor:
+        """Upper bounds on the scores of some candidates, shape (n,)."""
+        all_of_them = len(self.candidates) <= SCAN_LIMIT
+        hopes = beliefs.hopeful_outlook(self._everywhere if all_of_them else self._points(positions))
+        found = (hopes.log_holds + self._log_improvement(measured, hopes))[0]
+        return found[positions] if all_of_them else found
+
+    @functools.cached_property
+    def _everywhere(self) -> Points:
+        """All candidates."""
+        return self._points(np.arange(len(self.candidates)))
+
+    def _points(self, positions: Positions) -> Points:
+        space = self.candidates.space
+        return points_of(space, grid_of(space), self.candidates.rows[positions], np.float32)
+
+    def _climb(self, beliefs: Beliefs, measured: Outlook, history: History, rows: Rows, scores: torch.Tensor) -> Rows:
         """`rows`, best first, and what steps uphill from the best of them, and from the best measured, lead to."""
         known = {row.tobytes() for row in np.concatenate([rows, history.tried_rows])}
         front = np.concatenate([rows[:_CLIMBERS], history.rows])
@@ -235,7 +269,7 @@ class BayesianSampler(CandidateSampler):
             if not len(fresh):
                 break
             known |= {row.tobytes() for row in fresh}
-            found = self._scores(beliefs, history, fresh, np.float32)
+            found = self._scores(beliefs, measured, history, fresh, np.float32)
             order = torch.argsort(found, descending=True)[:_CLIMBERS].numpy()
             rows = np.concatenate([rows, fresh])
             if float(found.max()) <= best:
@@ -244,18 +278,13 @@ class BayesianSampler(CandidateSampler):
         return rows
 
     def _scores(
-        self,
-        beliefs: Beliefs,
-        history: History,
-        rows: Rows,
-        dtype: npt.DTypeLike = np.float64,
-        measured: Outlook | None = None,
+        self, beliefs: Beliefs, measured: Outlook, history: History, rows: Rows, dtype: npt.DTypeLike = np.float64
     ) -> torch.Tensor:
-        """The acquisition function, averaged over hypotheses, shape (n,); `measured` where it is at hand."""
+        """The acquisition function, averaged over hypotheses, shape (n,)."""
         outlook = beliefs.outlook(rows, dtype)
         if not len(history.rows):
             return outlook.log_runs + 1e-3 * self._distance(history, rows)
-        improvement = self._log_improvement(measured or self._measured(beliefs, history), outlook)
+        improvement = self._log_improvement(measured, outlook)
         return log_mean_over_hypotheses(outlook.log_holds + improvement) + outlook.log_runs
 
     def _measured(self, beliefs: Beliefs, history: History) -> Outlook:

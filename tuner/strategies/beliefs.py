@@ -45,8 +45,8 @@ _SHARE_OFFSET: Final = 0.5
 _LEAST_SHARE: Final = 1e-3
 """The bound that a share bounded by zero is taken to have."""
 
-_EXPLAINING: Final = 16
-"""Trials that variances are bounded with: the first ones are spread over the space, and the others add little."""
+_EXPLAINING: Final = 24
+"""Trials that variances are bounded with: these are spread over the space, and the others add little."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -68,6 +68,16 @@ class Outlook:
     def holds(self) -> torch.Tensor:
         """Probability that every SLO holds, averaged over hypotheses, shape (N,)."""
         return torch.exp(log_mean_over_hypotheses(self.log_holds))
+
+    @property
+    def most_probable(self) -> Outlook:
+        """The same under the most probable hyperparameters only."""
+        return replace(
+            self,
+            means=tuple(mean[:1] for mean in self.means),
+            stds=tuple(std[:1] for std in self.stds),
+            log_holds=self.log_holds[:1],
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -110,7 +120,7 @@ class Beliefs:
             seed: of the draws.
             prior_means: what is expected of a metric before anything is measured.
         """
-        grid = Grid([_axis(space, number) for number in range(len(space.parameters))])
+        grid = grid_of(space)
         processes: dict[MetricRef, GaussianProcess] = {}
         for number, metric in enumerate(history.metrics if len(history.rows) else ()):
             values, variances = _surrogate_values(
@@ -152,19 +162,17 @@ class Beliefs:
 
     def outlook(self, rows: Rows, dtype: npt.DTypeLike = np.float64) -> Outlook:
         """What is believed of `rows`, shape (N, d); in single precision to three digits, and quicker."""
-        return self._outlook(rows, dtype, hopeful=False)
+        return self._outlook(points_of(self.space, self.grid, rows, dtype), hopeful=False)
 
-    def hopeful_outlook(self, rows: Rows) -> Outlook:
-        """Upper bounds on standard deviations and probabilities, in single precision, and quicker still."""
-        return self._outlook(rows, np.float32, hopeful=True)
+    def hopeful_outlook(self, points: Points) -> Outlook:
+        """Upper bounds on standard deviations and probabilities, and quicker still."""
+        return self._outlook(points, hopeful=True)
 
-    def _outlook(self, rows: Rows, dtype: npt.DTypeLike, *, hopeful: bool) -> Outlook:
-        filled = levels(self.space, rows)
-        points = Points(self.grid, filled, dtype)
+    def _outlook(self, points: Points, *, hopeful: bool) -> Outlook:
         explaining = _EXPLAINING if hopeful else None
-        posteriors = {m: process.posterior(filled, points, explaining) for m, process in self.processes.items()}
+        posteriors = {m: process.posterior(points, explaining) for m, process in self.processes.items()}
         hypotheses = len(next(iter(posteriors.values()))[0]) if posteriors else 1
-        log_holds = torch.zeros(hypotheses, len(rows), dtype=torch.float64)
+        log_holds = torch.zeros(hypotheses, len(points), dtype=torch.float64)
         means, stds = [], []
         if posteriors:
             for metric, bound, sign in self.bounds:
@@ -176,10 +184,20 @@ class Beliefs:
                 mean, variance = posteriors[metric]
                 means.append(sign * mean)
                 stds.append(variance.sqrt())
-        log_runs = torch.zeros(len(rows), dtype=torch.float64)
+        log_runs = torch.zeros(len(points), dtype=torch.float64)
         for failure in () if hopeful else self.failures:
             log_runs += failure.log_success(points)
         return Outlook(means=tuple(means), stds=tuple(stds), log_holds=log_holds, log_runs=log_runs)
+
+
+def grid_of(space: Space) -> Grid:
+    """The values of a space's parameters."""
+    return Grid([_axis(space, number) for number in range(len(space.parameters))])
+
+
+def points_of(space: Space, grid: Grid, rows: Rows, dtype: npt.DTypeLike = np.float64) -> Points:
+    """Rows, shape (N, d), prepared for covariances."""
+    return Points(grid, levels(space, rows), dtype)
 
 
 def _axis(space: Space, number: int) -> Axis:

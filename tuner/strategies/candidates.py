@@ -76,9 +76,12 @@ class Candidates:
         """Where `rows`, shape (m, d), stand; -1 for those that are not among the candidates."""
         order, sorted_codes = self._by_code
         codes = row_codes(self.space, rows)
-        found = np.full(len(rows), -1, dtype=np.int64)
-        for number, first in enumerate(np.searchsorted(sorted_codes, codes)):
+        firsts = np.minimum(np.searchsorted(sorted_codes, codes), len(order) - 1)
+        same = (self.rows[order[firsts]] == rows).all(axis=1)
+        found = np.where(same, order[firsts], -1)
+        for number in np.flatnonzero(~same & (sorted_codes[firsts] == codes)):
             # Codes of a huge space may wrap around, so that equal codes are only probably the same row.
+            first = firsts[number]
             while first < len(order) and sorted_codes[first] == codes[number]:
                 if np.array_equal(self.rows[order[first]], rows[number]):
                     found[number] = order[first]

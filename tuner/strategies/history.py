@@ -12,6 +12,7 @@ A trial in the storage:
 from __future__ import annotations
 
 import enum
+import functools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -194,6 +195,7 @@ def outcome_to_json(outcome: Outcome) -> str:
     return _OUTCOME.dump_json(outcome).decode()
 
 
+@functools.lru_cache(maxsize=4096)
 def outcome_from_json(text: str) -> Outcome:
     """The outcome that `outcome_to_json` wrote."""
     return _OUTCOME.validate_json(text)

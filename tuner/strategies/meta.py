@@ -1,8 +1,7 @@
 """The meta-learned search as an Optuna sampler, for real studies.
 
-The candidates of a study become the list that `tuner.strategies.meta_search` searches. Joint draws are made of at
-most `SHORTLIST` of them: everything tried, what served the earlier tasks best, the neighbours of the best trials, and
-a uniform part of the rest.
+Of a study's candidates at most `SHORTLIST` become the list that `tuner.strategies.meta_search` searches: everything
+tried, what served the earlier tasks best, the neighbours of the best trials, and a uniform part of the rest.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from tuner.strategies.prospects import Prospects
 from tuner.strategies.sampler import CandidateSampler
 
 SHORTLIST: Final = 400
-"""Configurations that are drawn jointly; a draw costs the cube of it once per hypothesis."""
+"""Configurations that are looked at for a question."""
 _FROM_EACH_EARLIER: Final = 20
 _CLIMBED: Final = 3
 

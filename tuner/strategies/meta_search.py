@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.special import ndtr
 
 from tuner.metric import Direction
 from tuner.strategies.listed_problem import Answer, BoolArray, FloatArray, ListedProblem
@@ -28,8 +29,19 @@ from tuner.strategies.meta_prior import (
     meta_prior,
 )
 from tuner.strategies.prospects import MOST_GAIN
-from tuner.surrogates.hypothesis_mixture import HypothesisMixture
+from tuner.surrogates.hierarchical_kernel import IntArray
+from tuner.surrogates.hypothesis_mixture import HypothesisMixture, SmallFloatArray
 from tuner.surrogates.one_thread import one_thread
+
+_JOINT = 128
+"""Rows that are drawn jointly for a question, together with those told: the cost goes with the square of both."""
+_LEAST_JOINT = 64
+_JOINT_PROSPECTS = 256
+"""Rows that are drawn jointly for prospects, in which many that are hardly likely count for something together."""
+_INCUMBENTS = 8
+_LIKELIEST = 2
+"""Hypotheses that say which rows are drawn."""
+_SMALL = 1e-12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,15 +147,56 @@ class MetaSearch:
         if not self._problem.earlier and len(self._asked) < 3:
             return self._spread_out(open_rows)
         searching_alone = self._searching_alone()
-        gain = self._gains(self._weights(searching_alone))
+        weights = self._weights(searching_alone)
+        pending = [row for row in self._asked if row not in self._told]
+        rows = self._promising(weights, max(_JOINT - len(self._told), _LEAST_JOINT), pending, open_rows)
+        gain = self._gains(weights, rows)
+        asked = np.isin(rows, self._asked)
         if searching_alone and any(math.isfinite(self._problem.gain(answer)) for answer in self._told.values()):
-            score = self._improvement(gain, gain[self._asked].max(axis=0))
+            score = self._improvement(gain, gain[asked].max(axis=0))
         else:
-            pending = [row for row in self._asked if row not in self._told]
             good = self._good(gain)
-            score = (good & ~good[pending].any(axis=0)).mean(axis=1)
-        score = np.where(open_rows, score + self._tie_break, -1.0)
-        return int(np.argmax(score))
+            score = (good & ~good[np.isin(rows, pending)].any(axis=0)).mean(axis=1)
+        return int(rows[np.argmax(np.where(open_rows[rows], score + self._tie_break[rows], -1.0))])
+
+    def _promising(self, weights: FloatArray, count: int, needed: Sequence[int], open_rows: BoolArray) -> IntArray:
+        """Those that are needed and `count` more: the best of what was told, else open ones likely to be good.
+
+        That is: to hold the bounds, and to be better than the best of what is expected to, metric by metric and row
+        by row, under the likeliest hypotheses.
+        """
+        total = len(self._problem.rows)
+        # Before anything is measured no level is known: rows cannot be told apart one by one.
+        if total <= count or not any(answer.ran for answer in self._told.values()):
+            return np.arange(total)
+        chance = self._chances(weights)
+        ranked = np.argsort(-chance, kind="stable")
+        told = ranked[np.isin(ranked, list(self._told))]
+        ordered = [*needed, *told[:_INCUMBENTS].tolist(), *ranked[open_rows[ranked]].tolist(), *ranked.tolist()]
+        return np.sort(np.array(list(dict.fromkeys(ordered))[: count + len(needed)]))
+
+    def _chances(self, weights: FloatArray) -> FloatArray:
+        """See `_promising`, shape (n,)."""
+        likeliest = np.argsort(-weights, kind="stable")[:_LIKELIEST].tolist()
+        means, deviations = self._mixture.moments(OBJECTIVE, likeliest)
+        standard = [(means, deviations**2)]
+        below = self._problem.direction is Direction.MINIMIZE
+        signs, ran_deviations = self._mixture.moments(RAN, likeliest)
+        holds = ndtr(signs / ran_deviations)
+        for row, answer in self._told.items():
+            holds[:, row] = answer.ran
+        for metric, bound in zip(self._prior.metrics[1:], self._problem.bounds, strict=False):
+            limit = metric.standard(bound.limit)
+            values, variances = self._mixture.moments(metric.name, likeliest)
+            variances = variances**2
+            for loading, (other, further) in zip(metric.loadings, standard, strict=True):
+                values, variances = values + loading * other, variances + loading**2 * further
+            standard.append((values, variances))
+            room = (limit - values) / np.sqrt(variances)
+            holds *= ndtr(room if bound.at_most else -room)
+        gains = -means if below else means
+        floors = np.where(holds >= 0.5, gains, -np.inf).max(axis=1, keepdims=True)
+        return np.asarray(weights[likeliest] @ (holds * ndtr((gains - floors) / deviations)))
 
     def _searching_alone(self) -> bool:
         """Whether it is the turn of the hypotheses that do not rest on the earlier tasks' surfaces."""
@@ -158,30 +211,31 @@ class MetaSearch:
             weights = weights + np.where(self._prior.transferred, 0.0, 1e-12 * self._prior.weights)
         return np.asarray(weights / weights.sum())
 
-    def _gains(self, weights: FloatArray) -> FloatArray:
-        """Joint draws of the objective, more is better, minus infinity where it does not hold, shape (n, S).
+    def _gains(self, weights: FloatArray, rows: IntArray) -> SmallFloatArray:
+        """Joint draws of the objective, more is better, minus infinity where it does not hold, shape (k, S).
 
         In natural logarithms where the objective is positive, else as it is.
         """
         counts = self._mixture.counts(weights)
         objective = self._prior.metrics[0]
-        standard = [self._mixture.draws(OBJECTIVE, counts)]
+        standard = [self._mixture.draws(OBJECTIVE, counts, rows)]
         gain = standard[0] * objective.scale + objective.centre
         if self._problem.direction is Direction.MINIMIZE:
             gain = -gain
-        holds = self._mixture.draws(RAN, counts) > 0
+        holds = self._mixture.draws(RAN, counts, rows) > 0
         for metric, bound in zip(self._prior.metrics[1:], self._problem.bounds, strict=False):
             limit = metric.standard(bound.limit)
-            values = self._mixture.draws(metric.name, counts)
+            values = self._mixture.draws(metric.name, counts, rows)
             for loading, other in zip(metric.loadings, standard, strict=True):
                 values = values + loading * other
             standard.append(values)
             holds &= values <= limit if bound.at_most else values >= limit
-        for row, answer in self._told.items():
-            holds[row] &= answer.ran
-        return np.where(holds, gain, -np.inf)
+        failed = [row for row, answer in self._told.items() if not answer.ran]
+        gain[~holds] = -np.inf
+        gain[np.isin(rows, failed)] = -np.inf
+        return gain
 
-    def _good(self, gain: FloatArray) -> BoolArray:
+    def _good(self, gain: SmallFloatArray) -> BoolArray:
         """Which rows hold and are within the tolerance of the best, draw by draw."""
         best = gain.max(axis=0)
         if self._prior.metrics[0].logarithmic:
@@ -209,16 +263,19 @@ class MetaSearch:
         if not holding:
             return MetaProspects(best=None, within=0.0, expected_gain=math.inf)
         best = max(holding, key=lambda row: holding[row])
-        gain = self._gains(self._mixture.weights())
-        within = float(self._good(gain)[best].mean())
-        improvement = self._improvement(gain, gain[best])
-        improvement[list(self._told)] = 0.0
+        weights = self._mixture.weights()
+        rows = self._promising(weights, _JOINT_PROSPECTS, [best], np.ones(len(self._problem.rows), bool))
+        gain = self._gains(weights, rows)
+        incumbent = int(np.flatnonzero(rows == best)[0])
+        within = float(self._good(gain)[incumbent].mean())
+        improvement = self._improvement(gain, gain[incumbent])
+        improvement[np.isin(rows, list(self._told))] = 0.0
         largest = float(improvement.max())
         logarithmic = self._prior.metrics[0].logarithmic
         share = math.expm1(largest) if logarithmic else largest / max(abs(holding[best]), _SMALL)
         return MetaProspects(best=best, within=within, expected_gain=share)
 
-    def _improvement(self, gain: FloatArray, incumbents: FloatArray) -> FloatArray:
+    def _improvement(self, gain: SmallFloatArray, incumbents: SmallFloatArray) -> FloatArray:
         """Mean improvement of every row over the incumbent of each draw, shape (n,).
 
         What was measured was seen to hold: draws in which it does not say nothing of how much better others are.
@@ -227,9 +284,6 @@ class MetaSearch:
         lead = gain[:, sure] - incumbents[sure]
         most = MOST_GAIN if self._prior.metrics[0].logarithmic else None
         return np.asarray(np.clip(lead, 0.0, most).sum(axis=1) / max(lead.shape[1], 1))
-
-
-_SMALL = 1e-12
 
 
 def _side_of_rest(sides: Sequence[int], at: int, loadings: Sequence[float]) -> int | None:

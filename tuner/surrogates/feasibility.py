@@ -22,7 +22,7 @@ import torch
 
 from tuner.surrogates.acquisition import log_probability
 from tuner.surrogates.compiled import compiled
-from tuner.surrogates.kernel import Array, Covariance, Floats, Grid, Levels, Points
+from tuner.surrogates.kernel import Array, Covariance, Grid, Levels, Points
 
 _BASE: Final = -2.5
 """Of the latent function where nothing is known."""
@@ -45,16 +45,14 @@ class FailureModel:
     A point fails when a latent function plus standard normal noise is above zero.
 
     Attributes:
-        grid: the axes.
-        levels: what was tried, shape (n, d).
-        trend: whether the latent function has a linear part.
+        covariance: of the latent function, between any points and what was tried.
+        variances: table whose rows add up to its variance at a point, shape (R,).
         weights: posterior mean as a combination of covariances, shape (n,).
         whitener: the variance that is explained is the squared norm of covariances times this, shape (n, n).
     """
 
-    grid: Grid
-    levels: Levels
-    trend: bool
+    covariance: Covariance
+    variances: Array
     weights: Array
     whitener: Array
 
@@ -68,20 +66,25 @@ class FailureModel:
             failed: shape (n,), which of them failed in this way.
             trend: whether there is a resource that runs out.
         """
-        covariance = _latent(grid, levels, trend).at(Points(grid, levels))[0]
+        latent = _latent(grid, levels, trend)
+        covariance = latent.at(Points(grid, levels))[0]
         precisions, shifts = _sites(covariance, np.where(failed, 1.0, -1.0))
         root, factor = _factor(covariance, precisions)
         solved = scipy.linalg.cho_solve((factor, True), root * (covariance @ shifts))
         whitener = scipy.linalg.solve_triangular(factor, np.diag(root), lower=True).T
-        return cls(grid=grid, levels=levels, trend=trend, weights=shifts - root * solved, whitener=whitener)
+        return cls(
+            covariance=latent,
+            variances=_variances(grid, trend),
+            weights=shifts - root * solved,
+            whitener=whitener,
+        )
 
     def log_success(self, points: Points) -> torch.Tensor:
         """Logarithm of the probability of not failing in this way, shape (N,)."""
-        latent = _latent(self.grid, self.levels, self.trend)
-        means, explained = latent.projected(
-            points, self.weights[None], self.whitener[None], np.zeros((1, len(self.levels)))
+        means, explained = self.covariance.projected(
+            points, self.weights[None], self.whitener[None], np.zeros((1, len(self.weights)))
         )
-        variances = np.maximum(_prior_variances(self.grid, points, self.trend) - explained[0], 0.0)
+        variances = np.maximum(points.sums(self.variances) - explained[0], 0.0)
         return log_probability(torch.from_numpy(-(means[0] + _BASE) / np.sqrt(1.0 + variances)))
 
 
@@ -98,12 +101,12 @@ def _sites(covariance: Any, signs: Any) -> Any:
     """
     n = signs.shape[0]
     precisions, shifts = np.zeros(n), np.zeros(n)
-    posterior, mean = covariance.copy(), np.zeros(n)
+    posterior = covariance.copy()
     for _ in range(_SWEEPS):
         before = shifts.copy()
         for i in range(n):
             cavity_precision = 1.0 / posterior[i, i] - precisions[i]
-            cavity_shift = mean[i] / posterior[i, i] - shifts[i]
+            cavity_shift = np.dot(posterior[i], shifts) / posterior[i, i] - shifts[i]
             variance, center = 1.0 / cavity_precision, cavity_shift / cavity_precision
             z = signs[i] * (center + _BASE) / math.sqrt(1.0 + variance)
             hazard = _hazard(z)
@@ -117,12 +120,10 @@ def _sites(covariance: Any, signs: Any) -> Any:
             for a in range(n):
                 for b in range(n):
                     posterior[a, b] -= share * column[a] * column[b]
-            mean = np.dot(posterior, shifts)
         # Afresh, as the updates' rounding errors add up: K - K S^1/2 (I + S^1/2 K S^1/2)^-1 S^1/2 K.
         root = np.sqrt(precisions)
         inner = np.eye(n) + covariance * root.reshape(n, 1) * root
         posterior = covariance - np.dot(covariance * root, np.linalg.solve(inner, covariance * root.reshape(n, 1)))
-        mean = np.dot(posterior, shifts)
         if np.abs(shifts - before).max() < _SETTLED:
             break
     return precisions, shifts
@@ -153,12 +154,9 @@ def _latent(grid: Grid, levels: Levels, trend: bool) -> Covariance:
     return Covariance(products=local, sums=trends)
 
 
-def _prior_variances(grid: Grid, points: Points, trend: bool) -> Floats | float:
-    """Of the latent function, shape (N,), or one number for all points."""
-    constant = _LOCAL_VARIANCE + _BASE_VARIANCE
-    if not trend:
-        return constant
-    # Joins the sum once, with the first axis.
-    table = _TREND_VARIANCE * grid.squared_norm_table()
-    table[: grid.axes[0].size] += constant
-    return points.sums(table)
+def _variances(grid: Grid, trend: bool) -> Array:
+    """Table of the latent function's variance, shape (R,)."""
+    table = _TREND_VARIANCE * grid.squared_norm_table() if trend else np.zeros(len(grid.owners))
+    # What is the same everywhere joins the sum once, with the first axis.
+    table[: grid.axes[0].size] += _LOCAL_VARIANCE + _BASE_VARIANCE
+    return table

@@ -39,10 +39,11 @@ class GaussianProcess:
 
     Attributes:
         grid: the axes.
-        levels: training points, shape (n, d).
+        levels: training points, each as far as any from those before it, shape (n, d).
         thetas: distinct hyperparameters, shape (u, d + 3).
         copies: which of them each hypothesis has, shape (h,), the most probable first.
         whiteners: inverse Cholesky factors of the training covariances, shape (u, n, n).
+        covariance: of any points with the training points, without the level.
         alphas: inverse covariances times centred values, shape (u, n).
         center: what was subtracted from the values beside the prior mean.
         level_variance: of the unknown level.
@@ -53,6 +54,7 @@ class GaussianProcess:
     levels: Levels
     thetas: Array
     copies: npt.NDArray[np.int64]
+    covariance: Covariance
     whiteners: Array
     alphas: Array
     center: float
@@ -85,19 +87,23 @@ class GaussianProcess:
             seed: of the draws.
         """
         priors = priors or Priors()
+        # The first few then explain most of the variance anywhere (see `posterior`).
+        order = grid.spread_order(levels)
+        levels, values = levels[order], values[order]
         residuals = values if mean is None else values - mean(levels)
         center = float(residuals.mean())
-        noise = np.zeros(len(values)) if noise_variances is None else noise_variances
+        noise = np.zeros(len(values)) if noise_variances is None else noise_variances[order]
         likelihood = MarginalLikelihood(grid, levels, residuals - center, noise, priors)
         best = likelihood.best()
         drawn = likelihood.sample(best, hypotheses, seed) if hypotheses else best[None]
         thetas, copies = np.unique(drawn, axis=0, return_inverse=True)
-        whiteners = np.linalg.inv(np.linalg.cholesky(likelihood.covariances(thetas)))
+        whiteners = likelihood.whiteners(thetas)
         return cls(
             grid=grid,
             levels=levels,
             thetas=thetas,
             copies=copies.reshape(-1),
+            covariance=_covariance(grid, levels, thetas),
             whiteners=whiteners,
             alphas=(whiteners.mT @ (whiteners @ (residuals - center))[..., None])[..., 0],
             center=center,
@@ -113,31 +119,28 @@ class GaussianProcess:
             self,
             thetas=self.thetas[first],
             copies=np.zeros(1, dtype=np.int64),
+            covariance=Covariance(products=self.covariance.products[first], sums=self.covariance.sums[first]),
             whiteners=self.whiteners[first],
             alphas=self.alphas[first],
         )
 
-    def posterior(
-        self, levels: Levels, points: Points | None = None, explaining: int | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def posterior(self, points: Points, explaining: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and variance of the noise-free function, each of shape (h, N).
 
         Args:
-            levels: shape (N, d).
-            points: `Points(grid, levels)`, where they are at hand; their precision is what is computed in.
+            points: N of them; their precision is what is computed in.
             explaining: how many training points, the first ones, reduce the variance: with fewer than all, which is
                 quicker, it is an upper bound.
         """
-        points = Points(self.grid, levels) if points is None else points
         # The level's part of the covariance with the training points is constant: it is added at the end.
-        whiteners = self.whiteners[:, :explaining]
-        means, explained = self._covariance(self.levels).projected(
+        whiteners = self.whiteners[:, :explaining, :explaining]
+        means, explained = self.covariance.projected(
             points, self.alphas, whiteners.mT, self.level_variance * whiteners.sum(axis=2)
         )
         shift = self.center + self.level_variance * self.alphas.sum(axis=1)
         means += shift.astype(means.dtype)[:, None]
         if self.mean is not None:
-            means += self.mean(levels).astype(means.dtype)
+            means += self.mean(points.levels).astype(means.dtype)
         variances = np.maximum(self._prior_variances.astype(means.dtype)[:, None] - explained, _LEAST_VARIANCE)
         return torch.from_numpy(means[self.copies]), torch.from_numpy(variances[self.copies])
 
@@ -168,9 +171,11 @@ class GaussianProcess:
         whiteners[:, :known, :known] = self.whiteners
         whiteners[:, known:, :known] = -corner @ below @ self.whiteners
         whiteners[:, known:, known:] = corner
+        all_levels = np.concatenate([self.levels, levels])
         return replace(
             self,
-            levels=np.concatenate([self.levels, levels]),
+            levels=all_levels,
+            covariance=_covariance(self.grid, all_levels, self.thetas),
             whiteners=whiteners,
             alphas=np.concatenate([self.alphas, np.zeros((distinct, added))], axis=1),
         )
@@ -184,11 +189,12 @@ class GaussianProcess:
         """Of points with the training points, shape (u, N, n), and among themselves, shape (u, N, N)."""
         points = Points(self.grid, levels)
         return (
-            self._covariance(self.levels).at(points) + self.level_variance,
-            self._covariance(levels).at(points) + self.level_variance,
+            self.covariance.at(points) + self.level_variance,
+            _covariance(self.grid, levels, self.thetas).at(points) + self.level_variance,
         )
 
-    def _covariance(self, levels: Levels) -> Covariance:
-        """Of the function without its level, with some points."""
-        scales = (product_scales(self.thetas), additive_scales(self.thetas))
-        return Covariance.of(self.grid, levels, scales, (np.exp(self.thetas[:, -3]), np.exp(self.thetas[:, -2])))
+
+def _covariance(grid: Grid, levels: Levels, thetas: Array) -> Covariance:
+    """Of the function without its level, with some points."""
+    scales = (product_scales(thetas), additive_scales(thetas))
+    return Covariance.of(grid, levels, scales, (np.exp(thetas[:, -3]), np.exp(thetas[:, -2])))

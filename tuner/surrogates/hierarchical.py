@@ -13,9 +13,8 @@ K - K W K, in which nothing is inverted that may be singular.
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
@@ -24,49 +23,53 @@ from scipy.linalg import cho_factor, cho_solve, cholesky, solve_triangular
 from tuner.surrogates.hierarchical_fit import Hyperparameters, TaskData
 from tuner.surrogates.hierarchical_kernel import FloatArray, GridEncoding, IntArray
 from tuner.surrogates.listed_covariance import ListedCovariance
-from tuner.surrogates.listed_gaussian import Gaussian, Lessened, LessenedSurface, Surface, WholeSurface
+from tuner.surrogates.listed_gaussian import Gaussian, Lessened, LessenedSurface, Outline, Surface, WholeSurface
 
 _JITTER = 1e-4
 """Least variance of a measurement: a hundredth of the metric's spread."""
 _TINY = 1e-14
+_OUTLINED = 64
+"""Rows of the whitener that outlines make do with."""
 
 
 class _Configurations:
-    """What is believed at n configurations, each part computed when it is first needed; m is the size of the grid.
+    """What is believed at listed configurations, each part computed when it is first needed.
 
     Args:
-        model: that believes it.
+        model: that believes it; m is the size of its grid.
         codes: shape (n, p).
+        from_grid, own_from_grid: prior covariances of mu and of a deviation with the grid, shape (m, n).
+        rank: how much of what the tasks explain is looked at: how many rows of the model's whitener.
     """
 
-    def __init__(self, model: HierarchicalModel, codes: IntArray) -> None:
+    def __init__(
+        self,
+        model: HierarchicalModel,
+        codes: IntArray,
+        from_grid: FloatArray,
+        own_from_grid: FloatArray,
+        rank: int | None = None,
+    ) -> None:
         self._model = model
         self.codes = codes
+        self.from_grid = from_grid
+        self.own_from_grid = own_from_grid
+        self.rank = rank
 
     @cached_property
     def smooth(self) -> FloatArray:
         """Prior covariance of mu, shape (n, n)."""
-        return self._model.shared_covariance(self.codes, self.codes)
+        return self._model.shared.between(self.codes, self.codes)
 
     @cached_property
     def own(self) -> FloatArray:
         """Prior covariance of a deviation, shape (n, n)."""
-        return self._model.own_covariance(self.codes, self.codes)
-
-    @cached_property
-    def from_grid(self) -> FloatArray:
-        """Prior covariance of mu, shape (m, n)."""
-        return self._model.shared_covariance(self._model.codes, self.codes)
-
-    @cached_property
-    def own_from_grid(self) -> FloatArray:
-        """Prior covariance of a deviation, shape (m, n)."""
-        return self._model.own_covariance(self._model.codes, self.codes)
+        return self._model.deviating.between(self.codes, self.codes)
 
     @cached_property
     def explained(self) -> FloatArray:
-        """Root of what the tasks explain of the covariance of mu, shape (m, n)."""
-        return np.asarray(self._model.whitener @ self.from_grid)
+        """Root of what the tasks explain of the covariance of mu, shape (rank, n)."""
+        return np.asarray(self._model.whitener[: self.rank] @ self.from_grid)
 
     @cached_property
     def mean(self) -> FloatArray:
@@ -74,9 +77,44 @@ class _Configurations:
         return np.asarray(self._model.weights @ self.from_grid)
 
     @cached_property
-    def shared(self) -> FloatArray:
+    def covariance(self) -> FloatArray:
         """Posterior covariance of mu, shape (n, n)."""
         return self.smooth - self.explained.T @ self.explained
+
+
+class _List(_Configurations):
+    """All configurations of a list, each by itself: variances are a little too large.
+
+    Args:
+        model: that believes it.
+        codes: shape (n, p).
+    """
+
+    def __init__(self, model: HierarchicalModel, codes: IntArray) -> None:
+        shared, deviating = model.shared.between(model.codes, codes), model.deviating.between(model.codes, codes)
+        super().__init__(model, codes, shared, deviating, _OUTLINED)
+        self._latest: tuple[IntArray, _Configurations] | None = None
+        self._latest_columns: tuple[IntArray, tuple[FloatArray, FloatArray]] | None = None
+
+    def at(self, rows: IntArray) -> _Configurations:
+        """Some of them, exactly; kept for the next hypothesis that asks."""
+        if self._latest is None or not np.array_equal(self._latest[0], rows):
+            parts = self.codes[rows], self.from_grid[:, rows], self.own_from_grid[:, rows]
+            self._latest = (rows, _Configurations(self._model, *parts))
+        return self._latest[1]
+
+    @cached_property
+    def variances(self) -> FloatArray:
+        """Posterior variances of mu, shape (n,)."""
+        return np.asarray(self._model.shared.variance - np.einsum("ij,ij->j", self.explained, self.explained))
+
+    def columns(self, rows: IntArray) -> tuple[FloatArray, FloatArray]:
+        """Prior covariances of mu and of a deviation with some of them, shape (n, k) each, kept likewise."""
+        if self._latest_columns is None or not np.array_equal(self._latest_columns[0], rows):
+            some, model = self.codes[rows], self._model
+            found = (model.shared.between(self.codes, some), model.deviating.between(self.codes, some))
+            self._latest_columns = (rows, found)
+        return self._latest_columns[1]
 
 
 class HierarchicalModel:
@@ -84,7 +122,8 @@ class HierarchicalModel:
 
     Attributes:
         codes: of the grid, shape (m, p).
-        whitener: V with V^T V = W, shape (m, m).
+        shared, deviating: covariances of mu and of a deviation.
+        whitener: V with V^T V = W, shape (m, m); its first rows explain most of the covariance on the grid.
         weights: W P^-1 b, shape (m,).
     """
 
@@ -103,22 +142,22 @@ class HierarchicalModel:
             tasks: earlier tasks; their indices are rows of the grid.
             hyperparameters: of this metric.
         """
-        self._shared = ListedCovariance(hyperparameters.shared, hyperparameters.embedding, encoding)
-        self._own = ListedCovariance(hyperparameters.own, hyperparameters.embedding, encoding)
+        self.shared = ListedCovariance(hyperparameters.shared, hyperparameters.embedding, encoding)
+        self.deviating = ListedCovariance(hyperparameters.own, hyperparameters.embedding, encoding)
         self.codes = codes
         self._tasks = tuple(tasks)
         self._level = float(np.exp(2.0 * hyperparameters.level))
         self._noise = float(np.exp(2.0 * hyperparameters.noise))
-        self._latest: _Configurations | None = None
+        self._latest: _List | None = None
         size = len(codes)
-        shared, own = self.shared_covariance(codes, codes), self.own_covariance(codes, codes)
+        shared, own = self.shared.between(codes, codes), self.deviating.between(codes, codes)
         precision, projected = np.zeros((size, size)), np.zeros(size)
-        remainders: list[FloatArray] = []
+        covariances: list[FloatArray] = []
         self._inverses: list[FloatArray] = []
         for task in self._tasks:
-            remainder = self._remainder(task, own)
-            inverse = cho_solve(cho_factor(remainder, lower=True), np.eye(len(task.index)))
-            remainders.append(remainder)
+            covariance = self._own_covariance(task, own)
+            inverse = cho_solve(cho_factor(covariance, lower=True), np.eye(len(task.index)))
+            covariances.append(covariance)
             self._inverses.append(inverse)
             precision[np.ix_(task.index, task.index)] += inverse
             projected[task.index] += inverse @ task.values
@@ -126,20 +165,24 @@ class HierarchicalModel:
         spectrum, vectors = np.linalg.eigh(precision)
         root = vectors * np.sqrt(np.maximum(spectrum, 0.0))
         inner = cholesky(np.eye(size) + root.T @ shared @ root, lower=True)
-        self.whitener: FloatArray = solve_triangular(inner, root.T, lower=True)
+        whitener = solve_triangular(inner, root.T, lower=True)
         # b lies in the range of P = R R^T, so that W applied to P^-1 b is R (I + R^T K R)^-1 R^+ b.
         inverse_root = np.where(
             spectrum > _TINY * spectrum.max(initial=0.0), 1.0 / np.sqrt(np.maximum(spectrum, _TINY)), 0.0
         )
-        self.weights: FloatArray = self.whitener.T @ solve_triangular(
+        self.weights: FloatArray = whitener.T @ solve_triangular(
             inner, inverse_root * (vectors.T @ projected), lower=True
         )
-        self._grid_explained: FloatArray = shared @ self.whitener.T
-        grid_shared = shared - self._grid_explained @ self._grid_explained.T
-        self._grid_mean: FloatArray = shared @ self.weights
-        self._spreads = [
-            remainder + grid_shared[np.ix_(task.index, task.index)]
-            for task, remainder in zip(self._tasks, remainders, strict=True)
+        # W = (Q V)^T (Q V) for any rotation Q: this one puts what explains most first.
+        half = whitener @ shared
+        self.whitener: FloatArray = np.linalg.eigh(half @ half.T)[1].T[::-1] @ whitener
+        explained = shared @ self.whitener.T
+        grid_shared, grid_mean = shared - explained @ explained.T, shared @ self.weights
+        self._task_explained = [explained[task.index] for task in self._tasks]
+        self._remainders = [task.values - grid_mean[task.index] for task in self._tasks]
+        self._half_spreads = [
+            0.5 * (covariance + grid_shared[np.ix_(task.index, task.index)])
+            for task, covariance in zip(self._tasks, covariances, strict=True)
         ]
 
     def own(self, codes: IntArray, *, spread: float = 1.0) -> Gaussian:
@@ -149,11 +192,22 @@ class HierarchicalModel:
             codes: configurations.
             spread: standard deviation of that deviation, relative to the earlier tasks'.
         """
-        return self._gaussian(self._deviating(codes, spread))
+        return self._gaussian(self._deviating(self._list(codes), spread))
 
     def alone(self, codes: IntArray) -> Gaussian:
         """The prior of a new task to which nothing but the covariances transfers."""
-        return self._gaussian(self._surface(codes, lambda at: (np.zeros(len(at.codes)), at.smooth + at.own)))
+        listed = self._list(codes)
+
+        def moments(rows: IntArray) -> tuple[FloatArray, FloatArray]:
+            at = listed.at(rows)
+            return np.zeros(len(rows)), at.smooth + at.own
+
+        def outline(rows: IntArray) -> Outline:
+            smooth, own = listed.columns(rows)
+            variances = np.full(len(codes), self.shared.variance + self.deviating.variance)
+            return Outline(mean=np.zeros(len(codes)), variances=variances, columns=smooth + own)
+
+        return self._gaussian(WholeSurface(moments, outline))
 
     def following(self, codes: IntArray, *, deviation: float) -> list[Gaussian]:
         """For each earlier task, the prior of a new task that deviates as that one does.
@@ -163,35 +217,46 @@ class HierarchicalModel:
             deviation: standard deviation of what is left to the new task alone, as a share of a
                 task's own deviation.
         """
-        base = self._deviating(codes, math.sqrt(1.0 + deviation**2))
-        return [
-            self._gaussian(LessenedSurface(base, functools.partial(self._followed, codes, at)))
-            for at in range(len(self._tasks))
-        ]
+        listed = self._list(codes)
+        base = self._deviating(listed, math.sqrt(1.0 + deviation**2))
 
-    def _followed(self, codes: IntArray, task: int, rows: IntArray) -> Lessened:
+        def follower(task: int) -> LessenedSurface:
+            return LessenedSurface(
+                base, lambda rows: self._followed(listed.at(rows), task), lambda: self._followed(listed, task)
+            )
+
+        return [self._gaussian(follower(task)) for task in range(len(self._tasks))]
+
+    def _followed(self, at: _Configurations, task: int) -> Lessened:
         """The earlier task's deviation is a deviation less what it is known not to be.
 
         That is, G (v - (y - mean of mu)) with what mu, deviation and errors v may have been at its rows, and G the
         gain from v less mu to the deviation.
         """
-        at, index = self._at(codes[rows]), self._tasks[task].index
+        index = self._tasks[task].index
         deviation = at.own_from_grid[index].T
         gain = deviation @ self._inverses[task]
+        cross = deviation + (at.from_grid[index] - self._task_explained[task][:, : at.rank] @ at.explained).T
         return Lessened(
-            mean=at.mean + gain @ (self._tasks[task].values - self._grid_mean[index]),
+            mean=at.mean + gain @ self._remainders[task],
             gain=gain,
-            cross=deviation + (at.from_grid[index] - self._grid_explained[index] @ at.explained).T,
-            spread=self._spreads[task],
+            half=cross - gain @ self._half_spreads[task],
         )
 
-    def _deviating(self, codes: IntArray, spread: float) -> WholeSurface:
-        return self._surface(codes, lambda at: (at.mean, at.shared + spread**2 * at.own))
+    def _deviating(self, listed: _List, spread: float) -> WholeSurface:
+        def moments(rows: IntArray) -> tuple[FloatArray, FloatArray]:
+            at = listed.at(rows)
+            return at.mean, at.covariance + spread**2 * at.own
 
-    def _surface(
-        self, codes: IntArray, moments: Callable[[_Configurations], tuple[FloatArray, FloatArray]]
-    ) -> WholeSurface:
-        return WholeSurface(len(codes), lambda rows: moments(self._at(codes[rows])))
+        def outline(rows: IntArray) -> Outline:
+            smooth, own = listed.columns(rows)
+            return Outline(
+                mean=listed.mean,
+                variances=listed.variances + spread**2 * self.deviating.variance,
+                columns=smooth - listed.explained.T @ listed.explained[:, rows] + spread**2 * own,
+            )
+
+        return WholeSurface(moments, outline)
 
     def _gaussian(self, surface: Surface) -> Gaussian:
         return Gaussian(surface=surface, noise=self._noise, level=self._target_level)
@@ -201,20 +266,13 @@ class HierarchicalModel:
         # The spread of few tasks' levels is known badly.
         return self._level * (1.0 + 3.0 / len(self._tasks)) if self._tasks else self._level
 
-    def _at(self, codes: IntArray) -> _Configurations:
-        """What all hypotheses need to know of some configurations, kept for the next one."""
+    def _list(self, codes: IntArray) -> _List:
+        """What all hypotheses need to know of a list, kept for the next one."""
         if self._latest is None or not np.array_equal(self._latest.codes, codes):
-            self._latest = _Configurations(self, codes)
+            self._latest = _List(self, codes)
         return self._latest
 
-    def shared_covariance(self, left: IntArray, right: IntArray) -> FloatArray:
-        """Prior covariance of mu between configurations, shapes (n, p) and (k, p) -> (n, k)."""
-        return self._shared.between(left, right)
-
-    def own_covariance(self, left: IntArray, right: IntArray) -> FloatArray:
-        """Prior covariance of a deviation between configurations, shapes (n, p) and (k, p) -> (n, k)."""
-        return self._own.between(left, right)
-
-    def _remainder(self, task: TaskData, own: FloatArray) -> FloatArray:
-        remainder = own[np.ix_(task.index, task.index)] + self._level
-        return remainder + np.diag(self._noise / task.repeats + _JITTER)
+    def _own_covariance(self, task: TaskData, own: FloatArray) -> FloatArray:
+        """Covariance of what an earlier task measured, less mu."""
+        found = own[np.ix_(task.index, task.index)] + self._level
+        return found + np.diag(self._noise / task.repeats + _JITTER)

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import scipy.optimize
 import scipy.special
 import scipy.stats
 
+from tuner.surrogates.ascent import descend, negative
 from tuner.surrogates.kernel import Array, Grid, Levels
 from tuner.surrogates.pairs import Pairs
 
@@ -89,12 +89,17 @@ class MarginalLikelihood:
         self._values = values
         self.center = priors.center(grid.dimensions)
         self.deviation = priors.deviation(grid.dimensions)
+        self._posterior = (self._pairs.arrays, self._values, self.center, self.deviation)
         self._low = self.center - _BOUNDS * self.deviation
         self._high = self.center + _BOUNDS * self.deviation
 
-    def covariances(self, thetas: Array) -> Array:
-        """Of the values, noise included, shape (m, n, n), for `thetas` of shape (m, d + 3)."""
-        return self._pairs.covariances(thetas)
+    def whiteners(self, thetas: Array) -> Array:
+        """Inverse Cholesky factors of the values' covariances, noise included, shape (m, n, n).
+
+        Args:
+            thetas: shape (m, d + 3).
+        """
+        return self._pairs.whiteners(thetas)
 
     def log_densities(self, thetas: Array) -> Array:
         """Shape (m,), for `thetas` of shape (m, d + 3)."""
@@ -103,21 +108,13 @@ class MarginalLikelihood:
 
     def negative(self, theta: Array) -> tuple[float, Array]:
         """Minus the log density, and its gradient."""
-        value, gradient = self._pairs.log_likelihood(theta, self._values)
-        standard = (theta - self.center) / self.deviation
-        return 0.5 * float(standard @ standard) - value, standard / self.deviation - gradient
+        found: tuple[float, Array] = negative(*self._posterior, theta)
+        return found
 
-    def best(self, iterations: int = 60) -> Array:
-        """Theta of the highest density that L-BFGS finds from the prior's centre, shape (d + 3,)."""
-        found = scipy.optimize.minimize(
-            self.negative,
-            self.center,
-            jac=True,
-            method="L-BFGS-B",
-            bounds=list(zip(self._low, self._high, strict=True)),
-            options={"maxiter": iterations, "ftol": _SETTLED},
-        )
-        return np.asarray(found.x, dtype=np.float64)
+    def best(self, steps: int = 60) -> Array:
+        """Theta of the highest density that is found from the prior's centre, shape (d + 3,)."""
+        found: Array = descend(*self._posterior, _BOUNDS, _SETTLED, steps)
+        return found
 
     def sample(self, best: Array, count: int, seed: int) -> Array:
         """`best` and `count` draws of theta that together stand for its posterior, shape (1 + count, d + 3).

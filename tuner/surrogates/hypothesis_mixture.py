@@ -2,58 +2,37 @@
 
 | symbol | shape | meaning |
 | --- | --- | --- |
-| n, S, H | | configurations, draws, hypotheses |
+| n, k, S, H | | configurations, those that are drawn, draws, hypotheses |
 | w_h | (H,) | prior weight times a power of the probability density, under h, of everything observed |
-| F_h | (n, S_h) | joint draws of one metric under h, conditioned on what was observed; S_h in proportion to w_h |
-| U | (n, S) | draws of a surface without mean or level, shared by the hypotheses that stand on it |
+| F_h | (k, S_h) | joint draws of one metric under h, given what was observed; S_h in proportion to w_h |
 
-Draws are made once from each hypothesis's prior and carried to the posterior by Matheron's rule
-(Wilson et al. 2020), F + K (K_oo + noise)^-1 (y - F_o - e): consecutive questions see the same draws, and a
-step costs O(n S t) after t trials. They are single-precision numbers, one draw after the other in memory.
+The draws of a hypothesis are its mean plus a root of its covariance times normal numbers, the same at every question,
+so that consecutive questions see much the same draws. They are single-precision numbers, one draw after the other in
+memory.
 """
 
 from __future__ import annotations
 
 import functools
-import math
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
-from scipy.linalg.blas import sgemm
-from scipy.linalg.lapack import dpotrs, dtrtrs
-from scipy.special import log_ndtr
+import numpy.typing as npt
+from scipy.linalg.blas import strmm
 
-from tuner.surrogates.censoring import PseudoObservations, pseudo_observations
-from tuner.surrogates.hierarchical_kernel import FloatArray
-from tuner.surrogates.listed_gaussian import (
-    Gaussian,
-    LessenedSurface,
-    SmallFloatArray,
-    Surface,
-    WholeSurface,
-    cholesky_root,
-)
+from tuner.surrogates.conditioned import Conditioned, Observations
+from tuner.surrogates.hierarchical_kernel import FloatArray, IntArray
+from tuner.surrogates.listed_gaussian import Gaussian, cholesky_root
 
-_JITTER = 1e-4
-"""Added to every variance of an observation: a hundredth of the metric's spread, below any real difference."""
+SmallFloatArray = npt.NDArray[np.float32]
+"""Of draws: their rounding is far below what can be told of a configuration."""
 _CHANCE = 0.25
 """Least variance of a sign, 1 or -1: what failed once by chance may run, and what is alike with it."""
 _LEAST_SHARE = 0.01
 """Of the largest weight: a hypothesis with less is not drawn, as its few draws would cost as much as many."""
+
 _BLOCK = 64
-"""Rows of normal numbers that are drawn at once."""
-
-
-@dataclass(slots=True)
-class _Observations:
-    """What was observed of one metric; its noise has a least variance."""
-
-    least_noise: float
-    rows: list[int] = field(default_factory=list)
-    values: list[float] = field(default_factory=list)
-    noise: list[float] = field(default_factory=list)
-    sides: list[int] = field(default_factory=list)
+"""Rows of normal numbers that are drawn at once, so that they are there when a question has a row more."""
 
 
 class HypothesisMixture:
@@ -85,13 +64,13 @@ class HypothesisMixture:
         self._priors = {metric: tuple(gaussians) for metric, gaussians in priors.items()}
         self._log_prior: FloatArray = np.log(weights / weights.sum())
         self._observed = {
-            metric: _Observations(least_noise=_CHANCE if metric in self._signs else 0.0) for metric in priors
+            metric: Observations(least_noise=_CHANCE if metric in self._signs else 0.0) for metric in priors
         }
         self._draws = draws
         self._trust = trust
         self._seed = seed
         self._streams = {metric: stream for stream, metric in enumerate(priors, start=1)}
-        self._prior_draws: dict[tuple[str, Surface], SmallFloatArray] = {}
+        self._conditioned: dict[tuple[str, Gaussian], Conditioned] = {}
 
     def observe(self, metric: str, row: int, value: float, noise: float = 0.0, side: int = 0) -> None:
         """Adds one measurement; `noise` is the variance that it has beyond the metric's usual one.
@@ -103,14 +82,18 @@ class HypothesisMixture:
         observed.values.append(value)
         observed.noise.append(noise)
         observed.sides.append(side)
+        self._conditioned.clear()
 
     def weights(self) -> FloatArray:
         """Posterior probabilities of the hypotheses, shape (H,)."""
         scores = self._log_prior.copy()
         for metric, observed in self._observed.items():
             if observed.rows:
-                of = self._log_sign_evidence if metric in self._signs else self._log_evidence
-                evidence = {gaussian: of(gaussian, observed) for gaussian in dict.fromkeys(self._priors[metric])}
+                given = self._given(metric, dict.fromkeys(self._priors[metric]))
+                evidence = {
+                    gaussian: one.log_sign_evidence() if metric in self._signs else one.log_evidence()
+                    for gaussian, one in given.items()
+                }
                 scores += self._trust * np.array([evidence[gaussian] for gaussian in self._priors[metric]])
         scores = np.exp(scores - scores.max())
         return np.asarray(scores / scores.sum())
@@ -123,104 +106,52 @@ class HypothesisMixture:
         counts[np.argsort(counts - exact, kind="stable")[: self._draws - int(counts.sum())]] += 1
         return [(hypothesis, int(count)) for hypothesis, count in enumerate(counts) if count]
 
-    def draws(self, metric: str, counts: Sequence[tuple[int, int]]) -> SmallFloatArray:
-        """Joint draws of the noiseless metric given everything observed, shape (n, S).
+    def draws(self, metric: str, counts: Sequence[tuple[int, int]], rows: IntArray) -> SmallFloatArray:
+        """Joint draws of the noiseless metric given everything observed, shape (k, S).
 
         Args:
             metric: which.
             counts: hypotheses, each with its number of draws; their draws follow one another in this order.
+            rows: distinct configurations, shape (k,).
         """
-        size = self._priors[metric][0].surface.count
-        found = np.empty((size, sum(count for _, count in counts)), dtype=np.float32, order="F")
+        blocks = -(-len(rows) // _BLOCK)
+        normals = _standard_normals((self._seed, self._streams[metric]), blocks * _BLOCK, self._draws)[: len(rows)]
+        found = np.empty((len(rows), sum(count for _, count in counts)), dtype=np.float32, order="F")
+        given = self._given(metric, [self._priors[metric][hypothesis] for hypothesis, _ in counts])
+        joint = {gaussian: _rooted(*one.joint(rows)) for gaussian, one in given.items()}
         start = 0
         for hypothesis, count in counts:
-            self._draw(metric, self._priors[metric][hypothesis], found[:, start : start + count])
+            mean, root = joint[self._priors[metric][hypothesis]]
+            into = found[:, start : start + count]
+            np.add(strmm(1.0, root, normals[:, :count], lower=True), mean, out=into)
             start += count
         return found
 
-    def _draw(self, metric: str, gaussian: Gaussian, into: SmallFloatArray) -> None:
-        """Fills an array, shape (n, S_h), in Fortran's order, with draws of a hypothesis."""
-        surface, observed, count = gaussian.surface, self._observed[metric], into.shape[1]
-        into[:] = self._from_surface(metric, surface, count)
-        levels = math.sqrt(gaussian.level) * self._normals(self._streams[metric], 1, 1)[0, :count]
-        mean = surface.mean + gaussian.shift
-        rows = np.array(observed.rows, dtype=np.int64)
-        gain = np.zeros((0, count))
-        if observed.rows:
-            found = self._gaussian_observations(gaussian, observed)
-            block = gaussian.at(rows)[1] + np.diag(found.variances)
-            # The errors of earlier observations stay when a further one arrives.
-            errors = np.sqrt(found.variances)[:, None] * self._blocks(0, len(rows))[:, :count]
-            drawn = mean[rows, None] + gaussian.spread * into[rows] + levels
-            gain, _ = dpotrs(cholesky_root(block), found.values[:, None] - drawn - errors, lower=True)
-        # All in one product: what the observations say of the surface, its mean, and the level.
-        left = np.empty((surface.count, len(rows) + 2), dtype=np.float32, order="F")
-        left[:, :-2] = gaussian.spread**2 * surface.columns(rows)
-        left[:, -2], left[:, -1] = mean, 1.0
-        right = np.empty((len(rows) + 2, count), dtype=np.float32, order="F")
-        right[:-2], right[-2], right[-1] = gain, 1.0, levels + gaussian.level * gain.sum(axis=0)
-        sgemm(1.0, left, right, gaussian.spread, into, overwrite_c=True)
+    def moments(self, metric: str, hypotheses: Sequence[int]) -> tuple[FloatArray, FloatArray]:
+        """Means and standard deviations of the noiseless metric by hypothesis, shape (hypotheses, n) each.
 
-    def _from_surface(self, metric: str, surface: Surface, count: int) -> SmallFloatArray:
-        """The first draws of a surface without its mean; more are made as the weight of a hypothesis grows."""
-        key = (metric, surface)
-        drawn = self._prior_draws.get(key, np.empty((surface.count, 0), dtype=np.float32, order="F"))
-        if drawn.shape[1] < count:
-            # One normal number per configuration and draw, whatever the hypothesis.
-            missing, stream = slice(drawn.shape[1], count), self._streams[metric]
-            normals = self._normals(stream, 0, surface.count)[:, missing]
-            if isinstance(surface, LessenedSurface):
-                base = self._from_surface(metric, surface.base, count)[:, missing]
-                further = surface.draws_from(base, normals, self._blocks(stream, surface.rank)[:, missing])
-            else:
-                assert isinstance(surface, WholeSurface)
-                further = surface.draws(normals)
-            drawn = np.concatenate([drawn, further], axis=1) if drawn.shape[1] else further
-            self._prior_draws[key] = drawn
-        return drawn[:, :count]
-
-    def _blocks(self, stream: int, rows: int) -> SmallFloatArray:
-        """The first rows of a stream of normal numbers that has as many as one asks for, shape (rows, draws)."""
-        return np.concatenate([self._normals(stream, at, _BLOCK) for at in range(2, 3 + rows // _BLOCK)])[:rows]
-
-    def _normals(self, stream: int, part: int, rows: int) -> SmallFloatArray:
-        return _standard_normals((self._seed, stream, part), rows, self._draws)
-
-    @staticmethod
-    def _variance(gaussian: Gaussian, observed: _Observations) -> FloatArray:
-        return np.asarray(max(gaussian.noise, observed.least_noise) + _JITTER + np.array(observed.noise))
-
-    def _gaussian_observations(self, gaussian: Gaussian, observed: _Observations) -> PseudoObservations:
-        """What was observed under a hypothesis, bounds as the Gaussian observations that stand for them."""
-        return pseudo_observations(
-            *gaussian.at(np.array(observed.rows)),
-            np.array(observed.values),
-            self._variance(gaussian, observed),
-            np.array(observed.sides, dtype=np.int8),
-        )
-
-    def _log_evidence(self, gaussian: Gaussian, observed: _Observations) -> float:
-        exact = np.array(observed.sides) == 0
-        bounds = self._gaussian_observations(gaussian, observed).log_probability
-        if not exact.any():
-            return bounds
-        mean, covariance = gaussian.at(np.array(observed.rows))
-        root = cholesky_root(covariance[np.ix_(exact, exact)] + np.diag(self._variance(gaussian, observed)[exact]))
-        whitened, _ = dtrtrs(root, np.array(observed.values)[exact] - mean[exact], lower=True)
-        return float(-0.5 * whitened @ whitened - np.log(np.diag(root)).sum() + bounds)
-
-    def _log_sign_evidence(self, gaussian: Gaussian, observed: _Observations) -> float:
-        """Sum of the log probabilities of the signs, each given those before it.
-
-        With the Cholesky factor R of the observations' covariance and a = R^-1 (y - m), the mean of y_i given those
-        before it is y_i - R_ii a_i, and R_ii its deviation.
+        The latter may be a little too large.
         """
-        values = np.array(observed.values)
-        mean, covariance = gaussian.at(np.array(observed.rows))
-        root = cholesky_root(covariance + np.diag(self._variance(gaussian, observed)))
-        deviations = np.diag(root)
-        expected = values - deviations * dtrtrs(root, values - mean, lower=True)[0]
-        return float(log_ndtr(np.sign(values) * expected / deviations).sum())
+        gaussians = [self._priors[metric][hypothesis] for hypothesis in hypotheses]
+        found = {gaussian: one.everywhere() for gaussian, one in self._given(metric, gaussians).items()}
+        means, deviations = zip(*(found[gaussian] for gaussian in gaussians), strict=True)
+        return np.stack(means), np.stack(deviations)
+
+    def _given(self, metric: str, gaussians: Iterable[Gaussian]) -> dict[Gaussian, Conditioned]:
+        """Distinct hypotheses about a metric, given what was observed."""
+        observed = self._observed[metric]
+        arrays = observed.arrays
+        found = {}
+        for gaussian in gaussians:
+            if (metric, gaussian) not in self._conditioned:
+                self._conditioned[metric, gaussian] = Conditioned(gaussian, *arrays, observed.least_noise)
+            found[gaussian] = self._conditioned[metric, gaussian]
+        return found
+
+
+def _rooted(mean: FloatArray, covariance: FloatArray) -> tuple[SmallFloatArray, SmallFloatArray]:
+    """A mean as a column, and a root of a covariance in Fortran's order."""
+    return mean.astype(np.float32)[:, None], np.asfortranarray(cholesky_root(covariance), dtype=np.float32)
 
 
 @functools.lru_cache(maxsize=32)

@@ -89,6 +89,15 @@ class Grid:
         """
         return np.concatenate([_products(axis)[:, x] for axis, x in zip(self.axes, levels.T, strict=True)])
 
+    def spread_order(self, levels: Levels) -> npt.NDArray[np.int64]:
+        """An order of points, shape (n, d), in which each is as far as any from those before it, shape (n,).
+
+        (Farthest-first traversal, Gonzalez 1985.)
+        """
+        gaps = sum(table[np.ix_(x, x)] for table, x in zip(self.distances, levels.T, strict=True))
+        order: npt.NDArray[np.int64] = _farthest_first(gaps)
+        return order
+
     def squared_norm_table(self) -> Array:
         """What adds up to a point's scalar product with itself, shape (R,)."""
         return np.concatenate([np.diag(_products(axis)) for axis in self.axes])
@@ -101,9 +110,14 @@ class Points:
         grid: the axes.
         levels: shape (N, d).
         dtype: to compute in; single precision is several times quicker, and good to three digits.
+
+    Attributes:
+        levels, dtype: the same.
+        index: which table rows they are, shape (N, d).
     """
 
     def __init__(self, grid: Grid, levels: Levels, dtype: npt.DTypeLike = np.float64) -> None:
+        self.levels = levels
         self.dtype = np.dtype(dtype)
         self.index = np.add(levels, grid.offsets, dtype=np.int32, casting="unsafe")
 
@@ -154,7 +168,7 @@ class Covariance:
         Args:
             points: N points.
             weights: shape (u, n).
-            whiteners: shape (u, n, m).
+            whiteners: shape (u, k, m), of the first k covariances.
             shifts: shape (u, m).
         """
         others = [np.ascontiguousarray(array, dtype=points.dtype) for array in (weights, whiteners, shifts)]
@@ -180,6 +194,17 @@ def correlation(distance: Any, length_scale: Any, ordered: Any) -> Any:
     r = np.sqrt(5.0) * scaled
     polynomial = 1.0 + r + r * r / 3.0
     return polynomial * np.exp(-r), r * r * (1.0 + r) / (3.0 * polynomial)
+
+
+@compiled
+def _farthest_first(gaps: Any) -> Any:
+    count = gaps.shape[0]
+    order, nearest = np.zeros(count, np.int64), gaps[0].copy()
+    for k in range(1, count):
+        nearest[order[k - 1]] = -1.0
+        order[k] = np.argmax(nearest)
+        nearest = np.minimum(nearest, gaps[order[k]])
+    return order
 
 
 @compiled
@@ -241,12 +266,15 @@ def _projected(index: Any, products: Any, sums: Any, weights: Any, whiteners: An
     squares = np.empty_like(projections)
     product, total = np.ones((index.shape[1], n), products.dtype), np.zeros((index.shape[1], n), products.dtype)
     cross = np.empty((min(count, _CHUNK), n), products.dtype)
+    few = cross if whiteners.shape[1] == n else np.empty((cross.shape[0], whiteners.shape[1]), products.dtype)
     white = np.empty((cross.shape[0], whiteners.shape[2]), products.dtype)
     for u in range(products.shape[0]):
         for start in range(0, count, _CHUNK):
             size = min(_CHUNK, count - start)
             _fill(index[start : start + size], products[u], sums[u], product, total, cross[:size])
-            np.dot(cross[:size], whiteners[u], white[:size])
+            if few.shape[1] < n:
+                few[:size] = cross[:size, : few.shape[1]]
+            np.dot(few[:size], whiteners[u], white[:size])
             for p in range(size):
                 projection = square = products.dtype.type(0.0)
                 for i in range(n):

@@ -22,6 +22,9 @@ class ListedCovariance:
         theta: of the covariance.
         embedding: of the latent coordinates, shape (LATENTS, size).
         encoding: of all configurations that will be asked about.
+
+    Attributes:
+        variance: of any configuration.
     """
 
     def __init__(self, theta: FloatArray, embedding: FloatArray, encoding: GridEncoding) -> None:
@@ -47,6 +50,11 @@ class ListedCovariance:
             start += basis.shape[1]
         self._places: FloatArray = np.concatenate(places, axis=1) / lengths[:, None]
         assert len(self._places) == LATENTS
+        self.variance = (
+            self._amplitude
+            + sum(float(table[0, 0]) for table in sums)
+            + math.prod(float(table[0, 0]) for table in products)
+        )
 
     def between(self, left: IntArray, right: IntArray) -> FloatArray:
         """The covariance between two lists of codes, shapes (n, p) and (m, p) -> (n, m)."""

@@ -29,6 +29,9 @@ class Pairs:
         levels: shape (n, d).
         noise_variances: shape (n,), known parts of the noise, added to the diagonal.
         level_variance: added everywhere.
+
+    Attributes:
+        arrays: what compiled functions are told of them.
     """
 
     def __init__(self, grid: Grid, levels: Levels, noise_variances: Array, level_variance: float) -> None:
@@ -41,28 +44,28 @@ class Pairs:
             owners.append(np.full(len(present) ** 2, axis))
             offset += len(present) ** 2
         axes = np.concatenate(owners)
-        self._correlations = (np.concatenate(distances), axes, grid.ordered[axes])
-        self._entries = np.stack(entries, axis=1).astype(np.int32)
-        self._noise = np.asarray(noise_variances, dtype=np.float64)
-        self._level_variance = level_variance
+        self.arrays = (
+            np.concatenate(distances),
+            axes,
+            grid.ordered[axes],
+            np.stack(entries, axis=1).astype(np.int32),
+            np.asarray(noise_variances, dtype=np.float64),
+            level_variance,
+        )
 
     def covariances(self, thetas: Array) -> Array:
         """K, shape (m, n, n), for `thetas` of shape (m, d + 3)."""
-        found: Array = _covariances(*self._correlations, self._entries, self._noise, self._level_variance, thetas)
+        found: Array = _covariances(*self.arrays, thetas)
+        return found
+
+    def whiteners(self, thetas: Array) -> Array:
+        """Inverses of the lower Cholesky factors of K, shape (m, n, n)."""
+        found: Array = _whiteners(*self.arrays, thetas)
         return found
 
     def log_likelihoods(self, thetas: Array, values: Array) -> Array:
         """Of centred `values`, shape (n,), up to a constant: shape (m,), for `thetas` of shape (m, d + 3)."""
-        found: Array = _log_likelihoods(
-            *self._correlations, self._entries, self._noise, self._level_variance, thetas, values
-        )
-        return found
-
-    def log_likelihood(self, theta: Array, values: Array) -> tuple[float, Array]:
-        """Of centred `values`, shape (n,), up to a constant; and its gradient, shape (d + 3,)."""
-        found: tuple[float, Array] = _log_likelihood(
-            *self._correlations, self._entries, self._noise, self._level_variance, theta, values
-        )
+        found: Array = _log_likelihoods(*self.arrays, thetas, values)
         return found
 
     def information(self, theta: Array) -> Array:
@@ -70,7 +73,7 @@ class Pairs:
 
         Half the traces of K^-1 dK/dtheta_i K^-1 dK/dtheta_j (Rasmussen and Williams 2006, Eq. 5.9).
         """
-        found: Array = _information(*self._correlations, self._entries, self._noise, self._level_variance, theta)
+        found: Array = _information(*self.arrays, theta)
         return found
 
 
@@ -144,6 +147,16 @@ def _covariances(
 
 
 @compiled
+def _whiteners(
+    distances: Any, owners: Any, ordered: Any, entries: Any, noise: Any, level_variance: Any, thetas: Any
+) -> Any:
+    found = _covariances(distances, owners, ordered, entries, noise, level_variance, thetas)
+    for m in range(thetas.shape[0]):
+        found[m] = _inverse_factor(np.linalg.cholesky(found[m]))
+    return found
+
+
+@compiled
 def _log_likelihoods(
     distances: Any, owners: Any, ordered: Any, entries: Any, noise: Any, level_variance: Any, thetas: Any, values: Any
 ) -> Any:
@@ -165,9 +178,13 @@ def _log_likelihoods(
 
 
 @compiled
-def _log_likelihood(
+def log_likelihood(
     distances: Any, owners: Any, ordered: Any, entries: Any, noise: Any, level_variance: Any, theta: Any, values: Any
 ) -> Any:
+    """Of centred `values`, shape (n,), up to a constant; and its gradient, shape (d + 3,).
+
+    The other arguments are `Pairs.arrays`.
+    """
     d, n = theta.shape[0] - 3, noise.shape[0]
     product, additive = np.empty((n, n)), np.empty((n, n))
     factor_slopes, term_slopes = _parts(distances, owners, ordered, entries, theta, product, additive)

@@ -20,7 +20,7 @@ def rehearse() -> None:
         failures = FailureModel.fit(grid, levels, np.arange(6) == 5, trend=True)
         for dtype in (np.float64, np.float32):
             points = Points(grid, levels, dtype)
-            mean, variance = process.posterior(levels, points)
+            mean, variance = process.posterior(points)
             log_expected_improvement(mean, variance.sqrt(), 0.0)
             log_probability_below(mean, variance.sqrt(), 0.0)
             failures.log_success(points)

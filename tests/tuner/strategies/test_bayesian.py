@@ -20,6 +20,7 @@ from tuner.parameter import Config
 from tuner.slo import Slo
 from tuner.strategies import bayesian
 from tuner.strategies.bayesian import BayesianSampler
+from tuner.strategies.beliefs import points_of
 from tuner.strategies.candidates import Candidates, config_of, row_of
 from tuner.strategies.history import distributions
 from tuner.strategies.random import RandomSampler
@@ -176,7 +177,9 @@ def test_hopes_are_never_below_what_is_believed() -> None:
         study.enqueue_trial(problem.space.complete(config_of(problem.space, row)))
     problem.go_on(study, 30)
     beliefs = strategy.beliefs(strategy.history(study))
-    believed, hoped = (outlook(strategy.candidates.rows) for outlook in (beliefs.outlook, beliefs.hopeful_outlook))
+    rows = strategy.candidates.rows
+    believed = beliefs.outlook(rows)
+    hoped = beliefs.hopeful_outlook(points_of(problem.space, beliefs.grid, rows, np.float32))
     assert hoped.means[0].numpy() == pytest.approx(believed.means[0].numpy(), abs=1e-3)
     assert (hoped.stds[0] > believed.stds[0] - 1e-3).all()
     assert (hoped.log_holds > believed.log_holds - 1e-3).all()

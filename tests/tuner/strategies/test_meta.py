@@ -37,21 +37,21 @@ def measured(config: Config, size: float) -> dict[str, float]:
     return {"throughput": batch * instances / latency, "p99(latency)": latency}
 
 
-def earlier(size: float, sign: float = 1.0) -> EarlierTask:
-    candidates = Candidates.of(SPACE)
+def earlier(size: float, sign: float = 1.0, space: Space = SPACE) -> EarlierTask:
+    candidates = Candidates.of(space)
     configs = [candidates.config(at) for at in range(len(candidates))]
     values = [measured(config, size) for config in configs]
     return EarlierTask(
         name=(str(size),),
-        rows=tuple(tuple(SPACE.complete(config).values()) for config in configs),
+        rows=tuple(tuple(space.complete(config).values()) for config in configs),
         ran=np.ones(len(configs), bool),
         objective=np.array([value["throughput"] ** sign for value in values]),
         constraints=np.array([[value["p99(latency)"] ** sign] for value in values]),
     )
 
 
-def steps_to_best(tasks: tuple[EarlierTask, ...], seed: int = 0) -> int:
-    candidates = Candidates.of(SPACE)
+def steps_to_best(tasks: tuple[EarlierTask, ...], seed: int = 0, space: Space = SPACE) -> int:
+    candidates = Candidates.of(space)
     gains = []
     for at in range(len(candidates)):
         values = measured(candidates.config(at), 1.0)
@@ -60,8 +60,8 @@ def steps_to_best(tasks: tuple[EarlierTask, ...], seed: int = 0) -> int:
         direction="maximize", sampler=MetaSampler(candidates, [OBJECTIVE], [SLO], seed, earlier=tasks)
     )
     for step in range(1, len(candidates) + 1):
-        trial = study.ask(distributions(SPACE))
-        config = SPACE.config({name: trial.params[name] for name in SPACE.names})
+        trial = study.ask(distributions(space))
+        config = space.config({name: trial.params[name] for name in space.names})
         values = measured(config, 1.0)
         trial.set_user_attr(
             OUTCOME, outcome_to_json(Measurement(metrics={k: Estimate.exact(v) for k, v in values.items()}))
@@ -77,6 +77,12 @@ def steps_to_best(tasks: tuple[EarlierTask, ...], seed: int = 0) -> int:
 def test_good_earlier_tasks_lead_to_the_best_at_once() -> None:
     # The default is always the first trial.
     assert steps_to_best((earlier(0.8), earlier(1.3))) <= 3
+
+
+def test_of_more_configurations_than_are_drawn_jointly_the_best_is_found_as_soon() -> None:
+    many = Parameter(name="instances", values=tuple(range(1, 25)), default=1, scale=Scale.LINEAR)
+    space = Space(parameters=(*SPACE.parameters[:-1], many))
+    assert steps_to_best(tuple(earlier(size, space=space) for size in (0.8, 0.9, 1.1)), space=space) <= 3
 
 
 def test_reversed_earlier_tasks_do_no_lasting_harm() -> None:

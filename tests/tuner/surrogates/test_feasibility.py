@@ -16,8 +16,8 @@ def rows(*pairs: tuple[int, int]) -> np.ndarray:
     return np.array(pairs, dtype=np.int16)
 
 
-def chances(model: FailureModel, levels: np.ndarray) -> np.ndarray:
-    return np.exp(model.log_success(Points(model.grid, levels)).numpy())
+def chances(grid: Grid, model: FailureModel, levels: np.ndarray) -> np.ndarray:
+    return np.exp(model.log_success(Points(grid, levels)).numpy())
 
 
 @settings(max_examples=40)
@@ -27,7 +27,7 @@ def test_success_has_a_probability_above_zero_whatever_failed(
 ) -> None:
     tried = points(grid, len(failed), seed)
     model = FailureModel.fit(grid, tried, np.array(failed), trend=trend)
-    chance = chances(model, points(grid, 30, seed + 1))
+    chance = chances(grid, model, points(grid, 30, seed + 1))
     assert (chance > 0).all()
     assert (chance <= 1).all()
 
@@ -36,14 +36,14 @@ def test_what_failed_is_less_likely_to_run_than_what_ran() -> None:
     tried = rows((0, 0), (3, 0), (5, 1), (8, 1), (10, 0))
     failed = np.array([False, False, False, True, True])
     for trend in (False, True):
-        chance = chances(FailureModel.fit(LINE, tried, failed, trend=trend), tried)
+        chance = chances(LINE, FailureModel.fit(LINE, tried, failed, trend=trend), tried)
         assert chance[failed].max() < chance[~failed].min()
 
 
 def test_where_a_resource_ran_out_more_of_the_same_is_worse() -> None:
     tried, failed = rows((0, 0), (2, 0), (4, 0), (7, 0)), np.array([False, False, False, True])
     along = rows(*((level, 0) for level in range(11)))
-    chance = chances(FailureModel.fit(LINE, tried, failed, trend=True), along)
+    chance = chances(LINE, FailureModel.fit(LINE, tried, failed, trend=True), along)
     assert (np.diff(chance) < 1e-12).all()
     assert chance[10] < 0.3 < 0.7 < chance[0]
 
@@ -51,7 +51,7 @@ def test_where_a_resource_ran_out_more_of_the_same_is_worse() -> None:
 def test_a_local_failure_is_forgotten_far_away() -> None:
     grid = Grid([Axis(101, np.linspace(0, 10, 101))])
     model = FailureModel.fit(grid, rows_of(50), np.array([True]), trend=False)
-    near, far = chances(model, rows_of(50, 51)), chances(model, rows_of(0, 100))
+    near, far = chances(grid, model, rows_of(50, 51)), chances(grid, model, rows_of(0, 100))
     assert near.max() < far.min() - 0.1
 
 
@@ -65,7 +65,7 @@ def test_a_separable_history_of_many_trials_is_learned() -> None:
     failed = everything[:, 0] + everything[:, 1] > 9
     chosen = np.random.default_rng(0).choice(len(everything), 30, replace=False)
     model = FailureModel.fit(grid, everything[chosen], failed[chosen], trend=True)
-    chance = chances(model, everything)
+    chance = chances(grid, model, everything)
     assert ((chance < 0.5) == failed).mean() > 0.9
 
 

@@ -148,7 +148,7 @@ def test_the_posterior_is_that_of_botorch_with_the_same_hyperparameters() -> Non
     ).double()
     with gpytorch.settings.fast_computations(False, False, False):
         expected = model.posterior(inputs(asked))
-        mean, variance = ours.posterior(asked)
+        mean, variance = ours.posterior(Points(ours.grid, asked))
         joint_mean, joint_covariance = ours.joint_posterior(asked)
         assert (expected.mean[:, 0].detach() + values.mean()).numpy() == pytest.approx(mean[0].numpy(), abs=1e-6)
         assert expected.variance[:, 0].detach().numpy() == pytest.approx(variance[0].numpy(), abs=1e-6)
@@ -169,7 +169,7 @@ def test_any_values_give_finite_means_and_positive_variances(
 ) -> None:
     levels = points(grid, len(values), seed)
     process = GaussianProcess.fit(grid, levels, np.array(values), hypotheses=hypotheses)
-    mean, variance = process.posterior(points(grid, 20, seed + 1))
+    mean, variance = process.posterior(Points(process.grid, points(grid, 20, seed + 1)))
     assert mean.shape == variance.shape == (1 + hypotheses, 20)
     assert torch.isfinite(mean).all()
     assert (variance > 0).all()
@@ -181,8 +181,8 @@ def test_a_new_value_never_widens_the_posterior(grid: Grid, count: int, seed: in
     levels = points(grid, count, seed)
     process = GaussianProcess.fit(grid, levels, wavy(levels), hypotheses=2)
     asked, pending = points(grid, 15, seed + 1), points(grid, 3, seed + 2)
-    mean, variance = process.posterior(asked)
-    believing_mean, believing_variance = process.believing(pending).posterior(asked)
+    mean, variance = process.posterior(Points(process.grid, asked))
+    believing_mean, believing_variance = process.believing(pending).posterior(Points(process.grid, asked))
     assert believing_mean.numpy() == pytest.approx(mean.numpy(), abs=1e-6)
     assert (believing_variance <= variance + 1e-8).all()
 
@@ -191,18 +191,18 @@ def test_believing_pending_points_is_conditioning_on_their_means() -> None:
     grid = Grid([Axis(20, np.linspace(0, 1, 20))])
     levels, pending = np.array([[0], [9], [19]], dtype=np.int16), np.array([[4], [14]], dtype=np.int16)
     process = GaussianProcess.fit(grid, levels, np.array([0.0, 1.0, 0.5]))
-    expected = process.posterior(pending)[0][0].numpy()
-    likelihood = MarginalLikelihood(grid, np.concatenate([levels, pending]), np.zeros(5), np.zeros(5), Priors())
-    expected_whitener = np.linalg.inv(np.linalg.cholesky(likelihood.covariances(process.thetas)[0]))
+    expected = process.posterior(Points(process.grid, pending))[0][0].numpy()
+    likelihood = MarginalLikelihood(grid, np.concatenate([process.levels, pending]), np.zeros(5), np.zeros(5), Priors())
+    expected_whitener = likelihood.whiteners(process.thetas)[0]
     assert process.believing(pending).whiteners[0] == pytest.approx(expected_whitener, rel=1e-4, abs=1e-4)
-    assert process.believing(pending).posterior(pending)[0][0].numpy() == pytest.approx(expected)
+    assert process.believing(pending).posterior(Points(process.grid, pending))[0][0].numpy() == pytest.approx(expected)
 
 
 def test_single_precision_is_good_to_three_digits() -> None:
     grid = Grid([Axis(9, np.linspace(0, 1, 9)), Axis(3), Axis(7, np.linspace(0, 1, 7))])
     levels, asked = points(grid, 40, 0), points(grid, 500, 1)
     process = GaussianProcess.fit(grid, levels, wavy(levels) * 0.3)
-    exact, quick = process.posterior(asked), process.posterior(asked, Points(grid, asked, np.float32))
+    exact, quick = process.posterior(Points(grid, asked)), process.posterior(Points(grid, asked, np.float32))
     for one, other in zip(exact, quick, strict=True):
         assert other.numpy() == pytest.approx(one.numpy(), rel=1e-2, abs=1e-3)
 
@@ -212,7 +212,7 @@ def test_a_repeated_value_counts_for_more() -> None:
     noise = np.full(3, 0.25)
     far = np.array([[0], [0], [9]], dtype=np.int16)
     process = GaussianProcess.fit(grid, far, np.array([1.0, 1.0, -1.0]), noise)
-    mean, variance = process.posterior(np.array([[0], [9]], dtype=np.int16))
+    mean, variance = process.posterior(Points(process.grid, np.array([[0], [9]], dtype=np.int16)))
     assert variance[0, 0] < variance[0, 1]
     assert abs(mean[0, 0] - 1.0) < abs(mean[0, 1] + 1.0)
 
@@ -225,7 +225,7 @@ def test_a_prior_mean_is_what_is_believed_far_from_the_data() -> None:
 
     levels = np.array([[0], [1], [2], [3]], dtype=np.int16)
     process = GaussianProcess.fit(grid, levels, expected(levels) + 2.0, mean=expected, hypotheses=2)
-    mean, _ = process.posterior(np.array([[199]], dtype=np.int16))
+    mean, _ = process.posterior(Points(process.grid, np.array([[199]], dtype=np.int16)))
     assert mean.numpy() == pytest.approx(np.full((3, 1), 21.9), abs=0.3)
 
 
@@ -247,3 +247,14 @@ def test_draws_of_the_hyperparameters_spread_with_few_values_and_settle_with_man
         return float(process.thetas[process.copies[1:]][:, -1].std())
 
     assert spread(60) < 0.5 * spread(3)
+
+
+@settings(max_examples=30)
+@given(grids(), st.integers(1, 12), seeds)
+def test_points_in_spread_order_are_each_as_far_as_any_from_those_before(grid: Grid, count: int, seed: int) -> None:
+    levels = points(grid, count, seed)
+    order = grid.spread_order(levels)
+    assert sorted(order.tolist()) == list(range(count))
+    gaps = sum(table[np.ix_(x, x)] for table, x in zip(grid.distances, levels.T, strict=True))
+    for k in range(1, count):
+        assert gaps[order[k:]][:, order[:k]].min(axis=1).argmax() == 0
