@@ -34,6 +34,7 @@ from tuner.surrogates.hierarchical_fit import (
 from tuner.surrogates.hierarchical_kernel import GridEncoding, IntArray
 from tuner.surrogates.listed_gaussian import Gaussian
 from tuner.surrogates.metric_loadings import metric_loadings, without_loaded
+from tuner.surrogates.metric_scale import fits_logarithms
 from tuner.surrogates.one_thread import one_thread
 
 OBJECTIVE = "objective"
@@ -254,6 +255,9 @@ class EarlierKnowledge:
         logarithmic = column.name != RAN and all((values > 0).all() for _, values in read)
         if column.name not in (OBJECTIVE, RAN):
             logarithmic = logarithmic and self._limit(column.name) > 0
+        if logarithmic:
+            plain = [self._task_data(rows, values, False) for rows, values in read]
+            logarithmic = fits_logarithms([(data.index, data.values) for data in plain])
         measured = [self._task_data(rows, values, logarithmic) for rows, values in read]
         kept = [data for data in measured if len(data.values)]
         centre, scale = 0.0, 1.0
