@@ -61,8 +61,7 @@ class Corrections:
         host_per_sequence_s: the same per running sequence, s.
         host_per_request_s: the same once per request, s.
         launch_s: time to launch one kernel of a pass over prompts, s.
-        synchronized: share of the sequences that run in step, requests of one length that are not clumped.
-        synchronized_ranged: the same where lengths vary.
+        synchronized: share of the sequences that run in step where lengths vary.
         first_token_s: time outside the engine's steps before a first token, s.
         request_s: the same per running sequence, s.
         prompt_chain: own prompt's passes before a first token.
@@ -90,7 +89,6 @@ class Corrections:
     host_per_request_s: tuple[float, ...]
     launch_s: tuple[float, ...]
     synchronized: tuple[float, ...]
-    synchronized_ranged: tuple[float, ...]
     first_token_s: tuple[float, ...]
     request_s: tuple[float, ...]
     prompt_chain: tuple[float, ...]

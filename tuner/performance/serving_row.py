@@ -12,7 +12,7 @@ from tuner.errors import UsageError
 from tuner.model_graph import ModelGraph
 from tuner.operators import Attention, LatentAttention
 from tuner.performance.corrections import Engine
-from tuner.performance.published_sweeps import Apart, Launch, Run, is_published, launch
+from tuner.performance.published_sweeps import Apart, Launch, Run, is_of_one_length, is_published, launch
 from tuner.step import NumberFormat, Rows, Shard
 
 _FORMATS: Final = {
@@ -132,7 +132,7 @@ def read_row(values: Mapping[str, str]) -> ServingRow:
         output_tokens=max(outputs * launched.mean_length, 1.0),
         decode=decode,
         prefill=prefill,
-        fixed_lengths="gap-analysis/" in source,
+        fixed_lengths=is_of_one_length(source),
         version=version,
         launched=launched,
     )
