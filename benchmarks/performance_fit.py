@@ -42,7 +42,7 @@ Array = NDArray[np.float64]
 SHARED: dict[str, tuple[float, float]] = {
     "matmul": (1.0, 0.10), "attention": (1.0, 0.10), "experts": (1.0, 0.15), "collective": (1.0, 0.2),
     "layer_s": (8.0, 4.0), "serial_host": (0.8, 0.3), "polled_steps": (15.0, 5.0),
-    "fixed_lengths": (1.8, 0.1), "replicated": (2.0, 0.5),
+    "replicated": (2.0, 0.5),
     "acceptance": (0.6, 0.1), "acceptance_longer": (0.1, 0.1),
 }  # fmt: skip
 BY_ENGINE: dict[str, tuple[tuple[float, float], ...]] = {
@@ -66,7 +66,7 @@ SHRINKAGE = 0.5
 SHARES = ("synchronized", "acceptance")
 DRAFTS = ("acceptance", "acceptance_longer", "draft_layers")
 RATIOS = (
-    "matmul", "attention", "experts", "collective", "fixed_lengths", "replicated", "level", "prefill",
+    "matmul", "attention", "experts", "collective", "replicated", "level", "prefill",
     "prefill_experts", "prompt_chain",
 )  # fmt: skip
 

@@ -50,7 +50,6 @@ class Corrections:
         layer_s: time per layer between kernels, s.
         serial_host: where the engine's loop does not run beside the GPU (vLLM before 0.14), how much of it adds up.
         polled_steps: mean steps that a request waits where the engine looks for new ones every 30 steps.
-        fixed_lengths: factor on `prompt_chain` where all requests have one length and so end together.
         replicated: factor on `prompt_chain` where attention is replicated and a pass waits for every replica.
         acceptance: probability that a drafted token is accepted after those before it, in answers of 1024 tokens.
         acceptance_longer: how much higher it is in answers of 8192.
@@ -77,7 +76,6 @@ class Corrections:
     layer_s: float
     serial_host: float
     polled_steps: float
-    fixed_lengths: float
     replicated: float
     acceptance: float
     acceptance_longer: float

@@ -68,7 +68,7 @@ class ServingRow:
         input_tokens, output_tokens: of one request.
         decode: where tokens are decoded.
         prefill: where prompts are computed, `None` for the same place.
-        fixed_lengths: all requests have one length.
+        fixed_lengths: all requests have one length, and each client waits for its answer before it sends the next.
         version: of the engine, empty where it is not known; runs of one version share its errors.
         opening_burst: means include the burst with which the clients of a short benchmark all start.
         launched: how, where published scripts say so.

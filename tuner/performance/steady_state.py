@@ -7,6 +7,7 @@ Every request decodes `o` tokens beside b - 1 others; each of those ends and is 
     p, p1     a prompt's share of a full chunk of k prompts; a prompt alone
     l         launching the kernels of one pass over prompts, which no graph captures
     n         prompts that a pass finds: 1 + (arrivals during a pass), at most k
+    c         passes until a prompt's first token, 3/2 or 5/2 times as many where requests have one length
     w         a pass over n prompts: (work(n)^3 + l^3)^(1/3), work from p1 at n = 1 to k p at n = k
     s         share of the sequences that run in step: they end, and send their next prompts, together
     e         tokens that a step adds to a sequence: 1, or with k' drafted 1 + q + ... + q^k'; m = (o - 1) / e steps
@@ -57,6 +58,10 @@ campaigns. Below a half, forecasts hardly depend on it; calibration starts from 
 
 _SHORT_ANSWER, _LONG_ANSWER = 1024.0, 8192.0
 """Output tokens at which drafts are accepted with `acceptance`, and with `acceptance_longer` more."""
+
+_PASSES = 1.5
+"""Passes from a prompt's arrival to its first token where requests of one length follow one another in passes without a
+gap: half of the one at hand, and its own. An engine that plans a pass while another runs needs one more."""
 
 _POINTWISE = 1.3
 _ROUNDS = 6
@@ -188,7 +193,7 @@ def latencies(loads: ClosedLoads, factors: Corrections, short: NDArray[np.bool_]
     steps = np.maximum(output - 1.0, 1.0)
     outside = engine["first_token_s"] + engine["request_s"] * running
     cohort = (loads.queueing + prompts.filling) * prompts.chunked / 2.0
-    chain = engine["prompt_chain"] * np.where(loads.fixed_lengths, factors.fixed_lengths, 1.0)
+    chain = engine["prompt_chain"] * np.where(loads.fixed_lengths, _PASSES + ~loads.serial_host, 1.0)
     own = chain * np.where(loads.replicated, factors.replicated, 1.0) * _joined(prompts.alone, prompts.launch)
     before = outside + (1.0 - in_step) * own + in_step * (cohort + prompts.launch)
     awaited = engine["first_token_steps"] + factors.polled_steps * loads.polling + _balanced(loads, running / steps)
