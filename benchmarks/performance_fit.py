@@ -42,7 +42,7 @@ Array = NDArray[np.float64]
 SHARED: dict[str, tuple[float, float]] = {
     "matmul": (1.0, 0.10), "attention": (1.0, 0.10), "experts": (1.0, 0.15), "collective": (1.0, 0.2),
     "layer_s": (8.0, 4.0), "serial_host": (0.8, 0.3), "polled_steps": (15.0, 5.0),
-    "fixed_lengths": (1.8, 0.1), "replicated": (2.0, 0.5),
+    "replicated": (2.0, 0.5),
     "acceptance": (0.6, 0.1), "acceptance_longer": (0.1, 0.1),
 }  # fmt: skip
 BY_ENGINE: dict[str, tuple[tuple[float, float], ...]] = {
@@ -53,8 +53,7 @@ BY_ENGINE: dict[str, tuple[tuple[float, float], ...]] = {
     "host_per_sequence_s": ((20.0, 10.0), (30.0, 10.0), (30.0, 15.0)),
     "host_per_request_s": ((1000.0, 2000.0), (1000.0, 2000.0), (5000.0, 4000.0)),
     "launch_s": ((30.0, 15.0), (80.0, 40.0), (60.0, 30.0)),
-    "synchronized": ((0.05, 0.05), (0.05, 0.05), (0.05, 0.05)),
-    "synchronized_ranged": ((0.03, 0.03), (0.2, 0.1), (0.03, 0.03)),
+    "synchronized": ((0.03, 0.03), (0.2, 0.1), (0.03, 0.03)),
     "first_token_s": ((10e3, 5e3), (50e3, 30e3), (20e3, 10e3)),
     "request_s": ((500.0, 250.0), (1000.0, 500.0), (500.0, 250.0)),
     "prompt_chain": ((1.1, 0.15), (1.1, 0.15), (1.1, 0.15)),
@@ -64,10 +63,10 @@ BY_ENGINE: dict[str, tuple[tuple[float, float], ...]] = {
 }
 SHRINKAGE = 0.5
 """How much narrower priors are than the tables above say: runs of one architecture differ in what no factor tells."""
-SHARES = ("synchronized", "synchronized_ranged", "acceptance")
+SHARES = ("synchronized", "acceptance")
 DRAFTS = ("acceptance", "acceptance_longer", "draft_layers")
 RATIOS = (
-    "matmul", "attention", "experts", "collective", "fixed_lengths", "replicated", "level", "prefill",
+    "matmul", "attention", "experts", "collective", "replicated", "level", "prefill",
     "prefill_experts", "prompt_chain",
 )  # fmt: skip
 
@@ -109,19 +108,19 @@ def main() -> None:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Guesses:
-    """What is predicted of every row, not clumped and clumped: times in s and probabilities, shape (2, n)."""
+    """Of every row with a place for every client and with one less: times in s and probabilities, shape (2, n)."""
 
     ways: Ways
 
     @classmethod
     def of(cls, loads: ClosedLoads, factors: Corrections) -> Guesses:
-        plain, clumped = latencies(loads, factors), latencies(loads, factors, loads.may_clump)
-        share = loads.clumped_share
+        plain, short = latencies(loads, factors), latencies(loads, factors, loads.may_be_short)
+        share = loads.short_share
         return cls(
             Ways(
                 odds=np.array([1.0 - share, share]),
-                ttft_s=np.array([plain.ttft_s, clumped.ttft_s]),
-                tpot_s=np.array([plain.tpot_s, clumped.tpot_s]),
+                ttft_s=np.array([plain.ttft_s, short.ttft_s]),
+                tpot_s=np.array([plain.tpot_s, short.tpot_s]),
             )
         )
 
@@ -220,20 +219,20 @@ def learn(data: Data, mask: NDArray[np.bool_], rounds: int = 3) -> Corrections:
     TPOT counts by the logarithm of its ratio. TTFT counts by its relative error, so that rows with an unrecorded wait
     (a JIT in the first burst, a full cache), which no factor explains, do not raise the others.
 
-    Campaigns that may be clumped are taken to be what explains them better, and factors and that are found in turn.
+    Campaigns that may be a place short are taken to be what explains them better; factors and that are found in turn.
     What drafts cost and how many are accepted is found last, from runs with speculative decoding alone.
     """
     found = priors()[0]
     drafting = drafts()
     for chosen, rows in ((~drafting, mask & (data.loads.drafted == 0)), (drafting, mask & (data.loads.drafted > 0))):
         for _ in range(rounds):
-            clumped = explained(data, rows, made(found))
-            found = fitted(data, rows, clumped, found, chosen)
+            short = explained(data, rows, made(found))
+            found = fitted(data, rows, short, found, chosen)
     return made(found)
 
 
 def fitted(
-    data: Data, rows: NDArray[np.bool_], clumped: NDArray[np.bool_], values: Array, chosen: NDArray[np.bool_]
+    data: Data, rows: NDArray[np.bool_], short: NDArray[np.bool_], values: Array, chosen: NDArray[np.bool_]
 ) -> Array:
     """The vector of values with those that are `chosen` fitted to `rows`."""
     start, width, low, high = priors()
@@ -241,7 +240,7 @@ def fitted(
     def residuals(part: Array) -> Array:
         whole = values.copy()
         whole[chosen] = part
-        times = latencies(data.loads, made(whole), clumped)
+        times = latencies(data.loads, made(whole), short)
         tpot = np.log(times.tpot_s[rows] / data.tpot[rows]) / 0.10
         ttft = times.ttft_s[rows] / data.ttft[rows] - 1.0
         weight = data.weight[rows]
@@ -254,16 +253,16 @@ def fitted(
 
 
 def explained(data: Data, mask: NDArray[np.bool_], factors: Corrections) -> NDArray[np.bool_]:
-    """Which rows of `mask` are better explained as clumped, by campaign."""
+    """Which rows of `mask` are better explained by a place less than clients, by campaign."""
     costs = [
         np.abs(np.log(each.tpot_s / data.tpot)) / 0.1 + np.abs(np.log(each.ttft_s / data.ttft)) / 0.3
-        for each in (latencies(data.loads, factors), latencies(data.loads, factors, data.loads.may_clump))
+        for each in (latencies(data.loads, factors), latencies(data.loads, factors, data.loads.may_be_short))
     ]
-    clumped = np.zeros(len(data.places), dtype=bool)
-    for campaign in {data.campaign[place] for place in np.flatnonzero(mask & data.loads.may_clump)}:
-        rows = np.array([each == campaign for each in data.campaign]) & data.loads.may_clump
-        clumped[rows] = costs[1][rows].mean() < costs[0][rows].mean()
-    return clumped
+    short = np.zeros(len(data.places), dtype=bool)
+    for campaign in {data.campaign[place] for place in np.flatnonzero(mask & data.loads.may_be_short)}:
+        rows = np.array([each == campaign for each in data.campaign]) & data.loads.may_be_short
+        short[rows] = costs[1][rows].mean() < costs[0][rows].mean()
+    return short
 
 
 def priors() -> tuple[Array, Array, Array, Array]:

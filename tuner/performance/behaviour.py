@@ -1,8 +1,9 @@
 """Ways in which one run may have gone that its row does not tell apart, and the point forecast under that doubt.
 
-Benchmarks of requests of one length run clumped or not (`tuner/performance/steady_state.py`); times differ several
-times over. The forecast y with the least expected relative error E|y / Y - 1| is the median of the density
-p(Y) / Y: of k ways with probabilities p_c and times m_c, each as uncertain as a lognormal of deviation sigma,
+In benchmarks of requests of one length an engine has a place for every client or one less
+(`tuner/performance/steady_state.py`); times differ several times over. The forecast y with the least expected
+relative error E|y / Y - 1| is the median of the density p(Y) / Y: of k ways with probabilities p_c and times m_c,
+each as uncertain as a lognormal of deviation sigma,
 
     sum_c (p_c / m_c) Phi((log y - log m_c) / sigma) = 1/2 sum_c p_c / m_c
 

@@ -8,9 +8,9 @@ deployment (device, engine, number formats, drafts), and the neighbourhood in ba
              + n^2 [deployment] exp(-|log x - log x'|^2 / 2),    [.]: 1 where both share it
 
 Its posterior mean corrects the prediction and its variance narrows the interval; without a measured run it is
-the prediction unchanged. Where runs may have been clumped or not (`tuner/performance/behaviour.py`), those of the
-model and engine tell which: each way's probability is multiplied by the density that the process gives the
-measured times under it, a Student's t instead of a normal one so that one odd run does not decide alone.
+the prediction unchanged. Where an engine may be a place short of its clients (`tuner/performance/behaviour.py`),
+those of the model and engine tell which: each way's probability is multiplied by the density that the process gives
+the measured times under it, a Student's t instead of a normal one so that one odd run does not decide alone.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ _MOST: Final = 1.0
 """Deviations that one run counts for at most: a run that met a compilation says little about the others."""
 
 _FREEDOM: Final = 4.0
-"""Of the t distribution by which measured runs tell whether they were clumped."""
+"""Of the t distribution by which measured runs tell whether engines were a place short."""
 
 _METRICS: Final = (("ttft", TTFT), ("tpot", TPOT))
 
@@ -112,12 +112,12 @@ def calibrate(
         n predictions, in order.
     """
     measured = [run for run in measured if run.prediction.tpot_s is not None]
-    clumped = _clumped(measured)
+    short = _short(measured)
     asked = [place for place, prediction in enumerate(predictions) if prediction.tpot_s is not None]
     here = [rows[place] for place in asked]
-    adjustments = [adjusted(here, *_ratios(measured, metric, clumped), sharing) for metric, sharing in _METRICS]
+    adjustments = [adjusted(here, *_ratios(measured, metric, short), sharing) for metric, sharing in _METRICS]
     factors, narrowings = (np.array([getattr(each, name) for each in adjustments]) for name in ("factor", "narrowing"))
-    odds = [clumped.get((row.model, row.engine)) for row in here]
+    odds = [short.get((row.model, row.engine)) for row in here]
     found = list(predictions)
     doubtful = [position for position, place in enumerate(asked) if predictions[place].behaviours]
     for position, place in enumerate(asked):
@@ -142,7 +142,7 @@ def calibrate(
     return found
 
 
-def clumping_evidence(rows: Sequence[ServingRow], log_ratios: Array, sharing: Sharing) -> float:
+def shortage_evidence(rows: Sequence[ServingRow], log_ratios: Array, sharing: Sharing) -> float:
     """Logarithm of the density of measured runs of one model, up to a constant.
 
     A Student's t with the process's covariance C: -(nu + n) / 2 log(1 + r' C^-1 r / nu) - log|C| / 2.
@@ -159,8 +159,8 @@ def clumping_evidence(rows: Sequence[ServingRow], log_ratios: Array, sharing: Sh
     )
 
 
-def _clumped(measured: Sequence[MeasuredRun]) -> dict[tuple[str, Engine], float]:
-    """Probability that the runs of a model on an engine are clumped, where measured runs tell."""
+def _short(measured: Sequence[MeasuredRun]) -> dict[tuple[str, Engine], float]:
+    """Probability that an engine was a place short in the runs of a model, where measured runs tell."""
     found = {}
     for key in dict.fromkeys((run.row.model, run.row.engine) for run in measured):
         runs = [run for run in measured if (run.row.model, run.row.engine) == key and run.prediction.behaviours]
@@ -174,13 +174,13 @@ def _clumped(measured: Sequence[MeasuredRun]) -> dict[tuple[str, Engine], float]
             for way in range(2):
                 guesses = [getattr(run.prediction.behaviours[way], f"{metric}_s") for run, _ in known]
                 ratios = np.log([truth for _, truth in known]) - np.log(guesses)
-                logits[way] += clumping_evidence([run.row for run, _ in known], ratios, sharing)
+                logits[way] += shortage_evidence([run.row for run, _ in known], ratios, sharing)
         found[key] = 1.0 / (1.0 + math.exp(min(max(logits[0] - logits[1], -50.0), 50.0)))
     return found
 
 
 def _ratios(
-    measured: Sequence[MeasuredRun], metric: str, clumped: Mapping[tuple[str, Engine], float]
+    measured: Sequence[MeasuredRun], metric: str, short: Mapping[tuple[str, Engine], float]
 ) -> tuple[list[ServingRow], Array]:
     """Runs with the metric, and log(measured / predicted) of each under the likelier way."""
     rows, ratios = [], []
@@ -189,7 +189,7 @@ def _ratios(
         if truth is None:
             continue
         if run.prediction.behaviours:
-            likelier = clumped[run.row.model, run.row.engine] > 0.5
+            likelier = short[run.row.model, run.row.engine] > 0.5
             guess = getattr(run.prediction.behaviours[int(likelier)], f"{metric}_s")
         rows.append(run.row)
         ratios.append(math.log(truth / guess))

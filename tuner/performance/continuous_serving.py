@@ -234,8 +234,8 @@ class ContinuousServing:
         running = np.unique(np.concatenate([2.0 ** np.arange(0, math.ceil(math.log2(most)) + 1), [most]]))
         name = table.hardware.name
         predictor = Predictor(lambda _, weights: self._read(weights), {name: table}, self._learned)
-        fixed = self._shapes.output_tokens.shape is LengthShape.CONSTANT and not isinstance(
-            self._plan.workload.arrival, TraceReplay
+        fixed = self._shapes.output_tokens.shape is LengthShape.CONSTANT and isinstance(
+            self._plan.workload.arrival, ClosedLoop
         )
         rows = [
             ServingRow(

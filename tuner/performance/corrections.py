@@ -50,7 +50,6 @@ class Corrections:
         layer_s: time per layer between kernels, s.
         serial_host: where the engine's loop does not run beside the GPU (vLLM before 0.14), how much of it adds up.
         polled_steps: mean steps that a request waits where the engine looks for new ones every 30 steps.
-        fixed_lengths: factor on `prompt_chain` where all requests have one length and so end together.
         replicated: factor on `prompt_chain` where attention is replicated and a pass waits for every replica.
         acceptance: probability that a drafted token is accepted after those before it, in answers of 1024 tokens.
         acceptance_longer: how much higher it is in answers of 8192.
@@ -61,8 +60,7 @@ class Corrections:
         host_per_sequence_s: the same per running sequence, s.
         host_per_request_s: the same once per request, s.
         launch_s: time to launch one kernel of a pass over prompts, s.
-        synchronized: share of the sequences that run in step, requests of one length that are not clumped.
-        synchronized_ranged: the same where lengths vary.
+        synchronized: share of the sequences that run in step where lengths vary.
         first_token_s: time outside the engine's steps before a first token, s.
         request_s: the same per running sequence, s.
         prompt_chain: own prompt's passes before a first token.
@@ -78,7 +76,6 @@ class Corrections:
     layer_s: float
     serial_host: float
     polled_steps: float
-    fixed_lengths: float
     replicated: float
     acceptance: float
     acceptance_longer: float
@@ -90,7 +87,6 @@ class Corrections:
     host_per_request_s: tuple[float, ...]
     launch_s: tuple[float, ...]
     synchronized: tuple[float, ...]
-    synchronized_ranged: tuple[float, ...]
     first_token_s: tuple[float, ...]
     request_s: tuple[float, ...]
     prompt_chain: tuple[float, ...]

@@ -36,7 +36,7 @@ class Prediction:
         ttft_interval_s, tpot_interval_s: 90 % intervals.
         origin: `predicted`, or `predicted (nearest device ...)`, or with calibration.
         reason: why there is none; then the times are `None`.
-        behaviours: not clumped and clumped, where the run may have been either; else empty.
+        behaviours: with a place for every client and with one less, where the run may have had either; else empty.
     """
 
     ttft_s: float | None = None
@@ -118,16 +118,16 @@ class Predictor:
                 tpot_interval_s=(tpot * tpot_low, tpot * tpot_high),
                 origin=deployment.origin,
             )
-        doubtful = np.flatnonzero(loads.may_clump)
+        doubtful = np.flatnonzero(loads.may_be_short)
         if not doubtful.size:
             return found
-        clumped = latencies(loads, factors, loads.may_clump)
-        share = loads.clumped_share[doubtful]
+        short = latencies(loads, factors, loads.may_be_short)
+        share = loads.short_share[doubtful]
         indices = [places[place] for place in doubtful.tolist()]
         ways = Ways(
             odds=np.array([1.0 - share, share]),
-            ttft_s=np.array([times.ttft_s[doubtful], clumped.ttft_s[doubtful]]),
-            tpot_s=np.array([times.tpot_s[doubtful], clumped.tpot_s[doubtful]]),
+            ttft_s=np.array([times.ttft_s[doubtful], short.ttft_s[doubtful]]),
+            tpot_s=np.array([times.tpot_s[doubtful], short.tpot_s[doubtful]]),
         )
         ends = np.array([self._deployment(_served(rows[index])).bounds for index in indices]).T
         for index, prediction in zip(indices, under_doubt([found[i] for i in indices], ways, ends), strict=True):
@@ -271,6 +271,7 @@ class Predictor:
             output_tokens=np.array([row.output_tokens for row in rows]),
             engines=[row.engine for row in rows],
             serial_host=np.array([row.serial_host for row in rows]),
+            prompts_first=np.array([row.engine is Engine.SGLANG and not row.launched.mixed_chunks for row in rows]),
             fixed_lengths=np.array([row.fixed_lengths for row in rows]),
             separate_prefill=np.array([plan.deployment.wide or plan.row.prefill is not None for plan in plans]),
             polling=np.array([row.launched.polled_steps / POLLED_STEPS for row in rows]),

@@ -4,7 +4,9 @@ A row whose `source` is a dump of InferenceX's results (formerly InferenceMAX) w
 read in github.com/SemiAnalysisAI/InferenceX, as it stood when the row was measured: `benchmarks/*.sh`,
 `runners/launch_*.sh`, `utils/bench_serving/benchmark_serving.py` and `.github/configs/nvidia-master.yaml`. Since
 2025-12-11 a sweep runs when its entry changes (`perf-changelog.yaml`), so that date and version name the script.
-Nothing here comes from results. A row of any other source was launched with what engines set by default.
+A row whose `source` is under `gap-analysis/` was run to validate AIConfigurator, with the launch scripts that its
+generator writes (github.com/ai-dynamo/aiconfigurator, `src/aiconfigurator/generator`). Nothing here comes from
+results. A row of any other source was launched with what engines set by default.
 """
 
 from __future__ import annotations
@@ -19,7 +21,12 @@ from tuner.performance.corrections import Engine
 DEFAULT_BUDGET: Final = 8192.0
 """Tokens that engines compute in one step by default."""
 
-_DUMP: Final = re.compile(r"(\d{4}-\d{2}-\d{2}\.csv|[^/]+-gap-analysis\.csv|db-dump/)")
+_PUBLISHED: Final = re.compile(r"(\d{4}-\d{2}-\d{2}\.csv|[^/]+-gap-analysis\.csv|db-dump/|gap-analysis/)")
+_VALIDATION: Final = "gap-analysis/"
+_MIXED_SINCE: Final = (0, 5, 6)
+"""SGLang of Dynamo 0.8.0, for which scripts are written since 2026-01-23 (`backend_version_matrix.yaml`);
+`rule_plugin/sglang.rule` sets `enable_mixed_chunk` since 2026-01-19."""
+
 _WITHOUT_DRAFTS: Final = "db-dump/"
 """Its rows hold the sweeps without speculative decoding alone; the other dumps mix both."""
 
@@ -66,6 +73,7 @@ class Launch:
         places: sequences that it runs at once at most.
         polled_steps: steps after which the scheduler looks for requests again, 0 for every one.
         balanced_steps: steps that a prompt waits at most until every copy of attention has one.
+        mixed_chunks: SGLang computes prompts beside decoding instead of before it (`--enable-mixed-chunk`).
         apart: where prompts and tokens are computed, if the row's shard is all GPUs together.
     """
 
@@ -78,6 +86,7 @@ class Launch:
     places: float = math.inf
     polled_steps: int = 0
     balanced_steps: int = 0
+    mixed_chunks: bool = False
     apart: Apart | None = None
 
 
@@ -117,11 +126,19 @@ class Run:
 
 def is_published(source: str) -> bool:
     """Whether a row of `source` was run by a published script."""
-    return _DUMP.match(source) is not None
+    return _PUBLISHED.match(source) is not None
+
+
+def is_of_one_length(source: str) -> bool:
+    """Whether all requests of a row of `source` have one length."""
+    return _VALIDATION in source
 
 
 def launch(run: Run) -> Launch:
     """How `run`, of a published sweep, was launched."""
+    if run.source.startswith(_VALIDATION):
+        release = tuple(int(part) for part in re.findall(r"\d+", run.version)[:3])
+        return Launch(mixed_chunks=run.engine is Engine.SGLANG and release >= _MIXED_SINCE)
     if run.disaggregated:
         return Launch(mean_length=_MEAN_LENGTH)
     if run.device == "gb200" and run.measured < "2025-12":

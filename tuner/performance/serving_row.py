@@ -12,7 +12,7 @@ from tuner.errors import UsageError
 from tuner.model_graph import ModelGraph
 from tuner.operators import Attention, LatentAttention
 from tuner.performance.corrections import Engine
-from tuner.performance.published_sweeps import Apart, Launch, Run, is_published, launch
+from tuner.performance.published_sweeps import Apart, Launch, Run, is_of_one_length, is_published, launch
 from tuner.step import NumberFormat, Rows, Shard
 
 _FORMATS: Final = {
@@ -69,7 +69,7 @@ class ServingRow:
         input_tokens, output_tokens: of one request.
         decode: where tokens are decoded.
         prefill: where prompts are computed, `None` for the same place.
-        fixed_lengths: all requests have one length.
+        fixed_lengths: all requests have one length, and each client waits for its answer before it sends the next.
         version: of the engine, empty where it is not known; runs of one version share its errors.
         opening_burst: means include the burst with which the clients of a short benchmark all start.
         launched: how, where published scripts say so.
@@ -133,7 +133,7 @@ def read_row(values: Mapping[str, str]) -> ServingRow:
         output_tokens=max(outputs * launched.mean_length, 1.0),
         decode=decode,
         prefill=prefill,
-        fixed_lengths="gap-analysis/" in source,
+        fixed_lengths=is_of_one_length(source),
         version=version,
         launched=launched,
     )

@@ -7,13 +7,14 @@ Every request decodes `o` tokens beside b - 1 others; each of those ends and is 
     p, p1     a prompt's share of a full chunk of k prompts; a prompt alone
     l         launching the kernels of one pass over prompts, which no graph captures
     n         prompts that a pass finds: 1 + (arrivals during a pass), at most k
+    c         passes until a prompt's first token, 3/2 or 5/2 times as many where requests have one length
     w         a pass over n prompts: (work(n)^3 + l^3)^(1/3), work from p1 at n = 1 to k p at n = k
     s         share of the sequences that run in step: they end, and send their next prompts, together
     e         tokens that a step adds to a sequence: 1, or with k' drafted 1 + q + ... + q^k'; m = (o - 1) / e steps
     stay      later + m step
 
     step  = ((d + x)^4 + h^4)^(1/4),   x = (b - 1) (w / n) ((1 - s) step / stay + s / (2 m)),   TPOT = step / e
-    later = t0 + r b + c w1 + a step + s (b + k) p / 2
+    later = t0 + r b + (1 - s) c w1 + s ((b + k) p / 2 + l) + a step
     first = t0 + r b + g ((b + k) p / 2 + l) + step
     TTFT  = first / 10 + 9 later / 10 + waiting ((m + 1) step + later) / b
 
@@ -26,9 +27,11 @@ stops all decoding for a pass; the others compute both in one pass, which hides 
 requests per client, and all clients start at once: a tenth of the requests meets the opening burst. Requests
 beyond what the cache holds wait for a place.
 
-Requests of one length that started together may stay *clumped*, which no row says (`ClosedLoads.may_clump`):
-in an engine that computes prompts first all of them run in step, s = 1; elsewhere the engine is one place short
-of the clients, and each request waits for another to end, waiting = 1.
+Requests of one length that started together run in step for ever where prompts come first, s = 1: decoding starts
+when the last prompt is done, so that all end in one step. An engine that computes both in one pass parts them by
+whole budgets, for ever too, so that none meets more prompts than one pass holds, s = 0. Where lengths vary, s is
+learned. An engine that computes both in one pass may be one place short of its clients, which no row says
+(`ClosedLoads.may_be_short`): then each request waits for another to end, waiting = 1.
 """
 
 from __future__ import annotations
@@ -49,13 +52,16 @@ POLLED_STEPS = 30.0
 OPENING_SHARE = 0.1
 """Requests that meet the opening burst: benchmarks send ten per client."""
 
-_CLUMPED_FIRST = 0.5
-_CLUMPED_ELSEWHERE = 0.25
-"""Probability that requests that may be clumped are, where prompts come first and elsewhere: assumptions, after one of
-two and one of three recorded campaigns. Below a half, forecasts hardly depend on them; calibration starts from them."""
+_SHORT = 0.25
+"""Probability that an engine that may be a place short of its clients is: an assumption, after one of four recorded
+campaigns. Below a half, forecasts hardly depend on it; calibration starts from it."""
 
 _SHORT_ANSWER, _LONG_ANSWER = 1024.0, 8192.0
 """Output tokens at which drafts are accepted with `acceptance`, and with `acceptance_longer` more."""
+
+_PASSES = 1.5
+"""Passes from a prompt's arrival to its first token where requests of one length follow one another in passes without a
+gap: half of the one at hand, and its own. An engine that plans a pass while another runs needs one more."""
 
 _POINTWISE = 1.3
 _ROUNDS = 6
@@ -80,6 +86,7 @@ class ClosedLoads:
         output_tokens: of one request.
         engines: which engine.
         serial_host: whether its loop waits for the GPU.
+        prompts_first: whether it computes prompts before it decodes, instead of both in one pass.
         fixed_lengths: whether all requests have one length.
         separate_prefill: whether prompts are computed elsewhere and never slow decoding.
         polling: share of `polled_steps` that a request waits before the engine looks for it.
@@ -101,6 +108,7 @@ class ClosedLoads:
     output_tokens: Array
     engines: Sequence[Engine]
     serial_host: NDArray[np.bool_]
+    prompts_first: NDArray[np.bool_]
     fixed_lengths: NDArray[np.bool_]
     separate_prefill: NDArray[np.bool_]
     polling: Array
@@ -110,20 +118,19 @@ class ClosedLoads:
     balanced_steps: Array
 
     @property
-    def may_clump(self) -> NDArray[np.bool_]:
+    def started_together(self) -> NDArray[np.bool_]:
         """Benchmarks whose requests, all of one length, started together and compute prompts where they decode."""
         return np.asarray(self.fixed_lengths & (self.opening_share > 0) & ~self.separate_prefill)
 
     @property
-    def prompts_first(self) -> NDArray[np.bool_]:
-        """Engines that compute prompts before they decode."""
-        return np.array([each is Engine.SGLANG for each in self.engines])
+    def may_be_short(self) -> NDArray[np.bool_]:
+        """Runs that may have had one place less than clients."""
+        return np.asarray(self.started_together & ~self.prompts_first)
 
     @property
-    def clumped_share(self) -> Array:
-        """Probability that a run is clumped."""
-        share = np.where(self.prompts_first, _CLUMPED_FIRST, _CLUMPED_ELSEWHERE)
-        return np.where(self.may_clump, share, 0.0)
+    def short_share(self) -> Array:
+        """Probability that a run had one place less than clients."""
+        return np.where(self.may_be_short, _SHORT, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,13 +156,13 @@ class _Prompts:
         return count * self.chunked + (self.alone - self.chunked) * apart
 
 
-def latencies(loads: ClosedLoads, factors: Corrections, clumped: NDArray[np.bool_] | None = None) -> Latencies:
+def latencies(loads: ClosedLoads, factors: Corrections, short: NDArray[np.bool_] | None = None) -> Latencies:
     """TTFT and TPOT of every configuration.
 
     Args:
         loads: n configurations.
         factors: to predict with.
-        clumped: shape (n,), those whose requests are clumped where they may be; none without it.
+        short: shape (n,), those that are a place short of their clients where they may be; none without it.
     """
     engine = _by_engine(factors, loads.engines)
     decode = (
@@ -179,19 +186,16 @@ def latencies(loads: ClosedLoads, factors: Corrections, clumped: NDArray[np.bool
         filling=np.minimum(loads.filling, loads.queueing),
         launch=engine["launch_s"] * loads.prompt.kernels,
     )
-    prompts_first = loads.prompts_first
-    clumps = np.zeros_like(prompts_first) if clumped is None else clumped & loads.may_clump
-    in_step = np.where(loads.fixed_lengths, engine["synchronized"], engine["synchronized_ranged"])
-    in_step = np.where(clumps & prompts_first, 1.0, in_step)
-    waiting = loads.waiting + (clumps & ~prompts_first)
-    hidden = np.where(prompts_first, 0.0, decode)
+    in_step = np.where(loads.fixed_lengths, loads.started_together & loads.prompts_first, engine["synchronized"])
+    waiting = loads.waiting if short is None else loads.waiting + (short & loads.may_be_short)
+    hidden = np.where(loads.prompts_first, 0.0, decode)
     others = np.where(loads.separate_prefill, 0.0, np.maximum(running - 1.0, 0.0))
     steps = np.maximum(output - 1.0, 1.0)
     outside = engine["first_token_s"] + engine["request_s"] * running
     cohort = (loads.queueing + prompts.filling) * prompts.chunked / 2.0
-    chain = engine["prompt_chain"] * np.where(loads.fixed_lengths, factors.fixed_lengths, 1.0)
+    chain = engine["prompt_chain"] * np.where(loads.fixed_lengths, _PASSES + ~loads.serial_host, 1.0)
     own = chain * np.where(loads.replicated, factors.replicated, 1.0) * _joined(prompts.alone, prompts.launch)
-    before = outside + own + in_step * cohort
+    before = outside + (1.0 - in_step) * own + in_step * (cohort + prompts.launch)
     awaited = engine["first_token_steps"] + factors.polled_steps * loads.polling + _balanced(loads, running / steps)
     tpot = (decode**4 + host**4) ** 0.25 + others / output * prompts.chunked
     count = np.ones_like(tpot)

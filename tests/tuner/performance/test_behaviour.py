@@ -21,6 +21,7 @@ from tuner.performance.prediction import Prediction, Predictor
 from tuner.performance.table_choice import tables_for
 
 ONE_LENGTH = {**ROW, "source": "gap-analysis/somewhere", "backend": "sglang", "backend_version": "0.5.6"}
+PROMPTS_FIRST = {**ONE_LENGTH, "backend_version": "0.5.1"}
 ENGINES = {"sglang": "0.5.6", "trtllm": "1.0.0"}
 
 times = st.floats(1e-3, 1e2)
@@ -75,10 +76,19 @@ def test_an_unlikely_way_does_not_widen_the_interval() -> None:
 
 
 @pytest.mark.parametrize("engine", sorted(ENGINES))
-def test_clumped_requests_wait_longer_for_their_first_token(engine: str) -> None:
-    plain, clumped = predicted({**ONE_LENGTH, "backend": engine, "backend_version": ENGINES[engine]}).behaviours
-    assert clumped.ttft_s > plain.ttft_s
-    assert plain.probability + clumped.probability == pytest.approx(1.0)
+def test_a_place_less_than_clients_makes_requests_wait_longer_for_their_first_token(engine: str) -> None:
+    plain, short = predicted({**ONE_LENGTH, "backend": engine, "backend_version": ENGINES[engine]}).behaviours
+    assert short.ttft_s > plain.ttft_s
+    assert plain.probability + short.probability == pytest.approx(1.0)
+
+
+def test_where_prompts_come_first_requests_of_one_length_run_in_step_without_doubt() -> None:
+    few, many = (predicted({**PROMPTS_FIRST, "batch_size": batch}) for batch in ("8", "64"))
+    beside = predicted({**ONE_LENGTH, "batch_size": "64"})
+    assert few.behaviours == many.behaviours == ()
+    times = [each.ttft_s for each in (few, many, beside) if each.ttft_s is not None]
+    assert times[1] > 3 * times[0]
+    assert times[1] > 3 * times[2]
 
 
 def test_requests_of_many_lengths_are_never_in_doubt() -> None:
@@ -87,7 +97,7 @@ def test_requests_of_many_lengths_are_never_in_doubt() -> None:
 
 @pytest.mark.parametrize("engine", sorted(ENGINES))
 @pytest.mark.parametrize("way", [0, 1])
-def test_measured_runs_tell_whether_requests_are_clumped(engine: str, way: int) -> None:
+def test_measured_runs_tell_whether_an_engine_is_a_place_short(engine: str, way: int) -> None:
     base = {**ONE_LENGTH, "backend": engine, "backend_version": ENGINES[engine]}
     measured = []
     for batch in ("8", "32", "64"):
@@ -100,7 +110,7 @@ def test_measured_runs_tell_whether_requests_are_clumped(engine: str, way: int) 
     assert calibrated.ttft_s == pytest.approx(plain.behaviours[way].ttft_s, rel=0.1)
 
 
-def test_runs_of_another_engine_do_not_tell_whether_requests_are_clumped() -> None:
+def test_runs_of_another_engine_do_not_tell_whether_this_one_is_a_place_short() -> None:
     other = {**ONE_LENGTH, "backend": "trtllm", "silicon_ttft_ms": "5000", "silicon_tpot_ms": "20"}
     told = predicted(ONE_LENGTH, other).behaviours
     assert [way.probability for way in told] == [way.probability for way in predicted(ONE_LENGTH).behaviours]

@@ -49,6 +49,22 @@ def test_release_date_and_shard_say_how_many_tokens_are_drafted(change: dict[str
     assert read(**change).launched.drafted == drafted
 
 
+@pytest.mark.parametrize(
+    ("change", "mixed"),
+    [
+        ({"backend_version": "0.5.10.post1"}, True),
+        ({"backend_version": "0.5.6.post2"}, True),
+        ({"backend_version": "0.5.1.post1"}, False),
+        ({"backend_version": ""}, False),
+        ({"backend_version": "0.5.6.post2", "source": "mine.csv"}, False),
+        ({"backend_version": "0.12.0", "backend": "vllm"}, False),
+    ],
+)
+def test_scripts_of_validation_runs_mix_chunks_since_a_release(change: dict[str, str], mixed: bool) -> None:
+    row = read(**{"backend": "sglang", "source": "gap-analysis/h100_sxm/sglang/any.csv", **change})
+    assert row.launched.mixed_chunks == mixed
+
+
 def test_a_budget_for_one_prompt_holds_one_until_it_was_raised() -> None:
     plain = {"backend_version": "1.2.0rc6.post2"}
     assert read(**plain, measured="2025-12-15").launched.token_budget == 1024 + 16 + 64

@@ -339,3 +339,28 @@ def test_closed_loop_is_as_long_as_the_load_and_busy_to_its_end(
     shorter, end = whole_load(run, clients, load_s, clients)
     assert shorter.arrived_s.size == clients
     assert end == min(load_s, float(shorter.arrived_s[-1]))
+
+
+def rounds_of_clients(clients: int, prefill_first: bool, length: int = 1000) -> Array:
+    """Mean times to first token by round, of `clients` that send four requests of one length each, all from 0 s on."""
+    count = 4 * clients
+    load = replace(requests([0.0] * count, [length] * count, [100] * count), clients=clients, think_time_s=0.005)
+    scheduler = Scheduler(
+        blocks=100_000, max_num_seqs=256, max_num_batched_tokens=2 * length + clients, prefill_first=prefill_first
+    )
+    served = simulate(load, scheduler, tables())
+    return np.asarray((served.first_token_s - served.arrival_s).reshape(4, clients).mean(axis=1))
+
+
+@pytest.mark.parametrize("clients", [16, 64])
+def test_requests_of_one_length_stay_in_step_for_ever_where_prompts_come_first(clients: int) -> None:
+    rounds = rounds_of_clients(clients, prefill_first=True)
+    # (clients + 2) / 2 prompts of 100 ms, and 10 ms a step
+    assert rounds[0] == pytest.approx((clients + 2) / 2 * 0.105, rel=0.05)
+    assert rounds == pytest.approx(np.full(4, rounds[0]), rel=0.02)
+
+
+def test_requests_of_one_length_wait_for_a_few_passes_at_most_where_prompts_join_decoding() -> None:
+    few, many = (rounds_of_clients(clients, prefill_first=False)[-1] for clients in (16, 64))
+    assert many < 1.5 * few
+    assert many < 3.5 * 2 * 0.105
