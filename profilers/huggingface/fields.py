@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, TypeGuard
 
 from tuner.errors import ModelError
 
@@ -38,7 +38,7 @@ class Fields:
             value = self._values.get(name)
             if value is None:
                 continue
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < _LARGEST or value % 1:
+            if not _is_whole(value):
                 raise ModelError(f"{self.source}: {name!r} is {value!r}. Write a whole number of 0 or more.")
             if "layers" in name and value > _LAYERS:
                 raise ModelError(f"{self.source}: {name!r} is {value!r}. Write a number of {_LAYERS} or less.")
@@ -78,9 +78,20 @@ class Fields:
         return tuple(str(item) for item in value) if isinstance(value, list) else ()
 
     def integers(self, name: str) -> tuple[int, ...]:
-        """A list of whole numbers, empty where absent."""
+        """A list of whole numbers, empty where absent or no list.
+
+        Raises:
+            ModelError: one of its values is no whole number of 0 or more.
+        """
         value = self._values.get(name)
-        return tuple(int(item) for item in value) if isinstance(value, list) else ()
+        if not isinstance(value, list):
+            return ()
+        for place, item in enumerate(value):
+            if not _is_whole(item):
+                raise ModelError(
+                    f"{self.source}: {name!r} holds {item!r} at place {place}. Write whole numbers of 0 or more."
+                )
+        return tuple(int(item) for item in value)
 
     def fields(self, name: str) -> Fields | None:
         """A nested object, `None` where absent."""
@@ -90,3 +101,7 @@ class Fields:
     def names(self) -> frozenset[str]:
         """Keys that are present and not null."""
         return frozenset(name for name, value in self._values.items() if value is not None)
+
+
+def _is_whole(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < _LARGEST and value % 1 == 0

@@ -38,9 +38,14 @@ class HuggingFaceReader:
         """
         file = path / "config.json" if path.is_dir() else path
         try:
-            values = json.loads(file.read_text(encoding="utf-8"))
+            values = json.loads(file.read_text(encoding="utf-8-sig"))
         except OSError as error:
             raise ModelError(f"{file} cannot be read: {error.strerror}. Give a folder with a config.json.") from error
+        except RecursionError as error:
+            raise ModelError(
+                f"{file} nests objects or lists too deeply to be a configuration. "
+                "Restore the file that the model's authors published."
+            ) from error
         except ValueError as error:
             raise ModelError(
                 f"{file} is no JSON: {error}. Restore the file that the model's authors published."

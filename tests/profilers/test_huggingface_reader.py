@@ -198,18 +198,6 @@ def test_an_unknown_family_is_read_and_said_so() -> None:
     assert any(isinstance(operator, Attention) for operator in graph.operators)
 
 
-def test_a_missing_key_is_named(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "hidden_size": 64}))
-    with pytest.raises(ModelError, match=r"'num_hidden_layers'.* is missing"):
-        HuggingFaceReader().read(tmp_path)
-
-
-def test_a_damaged_file_is_named(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text("{")
-    with pytest.raises(ModelError, match="is no JSON"):
-        HuggingFaceReader().read(tmp_path)
-
-
 def test_heads_that_do_not_divide_are_refused() -> None:
     with pytest.raises(ModelError, match="4 attention heads, which 3 GPUs"):
         graph_of("llama", SMALL).check(Shard.tensor_parallel(3))
