@@ -56,6 +56,15 @@ class Fields:
         """As `integer`, `None` where absent, null or 0."""
         return self.integer(*names, default=0) or None
 
+    def number(self, name: str, default: float) -> float:
+        """A finite number, whichever its sign."""
+        value = self._values.get(name)
+        if value is None:
+            return default
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _LARGEST:
+            raise ModelError(f"{self.source}: {name!r} is {value!r}. Write a number.")
+        return float(value)
+
     def flag(self, *names: str, default: bool = False) -> bool:
         """The first of `names` that is present, as true or false."""
         for name in names:
@@ -97,6 +106,15 @@ class Fields:
         """A nested object, `None` where absent."""
         value = self._values.get(name)
         return Fields(value, f"{self.source}: {name}") if isinstance(value, dict) else None
+
+    def filled(self, values: Mapping[str, object], aliases: Mapping[str, str] | None = None) -> Fields:
+        """The same, with `values` where nothing is stated (null is a statement), `aliases` by their other name."""
+        stated = {(aliases or {}).get(name, name): value for name, value in self._values.items()}
+        return Fields({**values, **stated, **self._values}, self.source)
+
+    def renamed(self, family: str) -> Fields:
+        """The same keys as another family's."""
+        return Fields({**self._values, "model_type": family}, self.source)
 
     def names(self) -> frozenset[str]:
         """Keys that are present and not null."""

@@ -1,0 +1,64 @@
+"""Parameters of every family against transformers: as saved, as published, and with everything left out that can be."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from benchmarks.reader_defaults import FILE, defaults, keys_read
+from profilers.huggingface.families import FAMILIES
+from profilers.huggingface.fields import Fields
+from profilers.huggingface.reader import FAMILIES_READ, read_config
+from tests.profilers.model_families import DECODERS
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+VARIANTS = [
+    pytest.param(family, values, id=f"{family}-{place}")
+    for family, variants in DECODERS.items()
+    for place, values in enumerate(variants)
+]
+
+
+def configuration(family: str, values: dict[str, Any]) -> Any:
+    return transformers.CONFIG_MAPPING[family](**values)
+
+
+def forms(config: Any, values: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The same model as a file that states everything, as one that is saved, and as one that states the least."""
+    family = {"model_type": config.model_type}
+    return {
+        "whole": {**json.loads(config.to_json_string(use_diff=False)), **family},
+        "saved": {**json.loads(config.to_json_string()), **family},
+        "least": {**values, **family},
+    }
+
+
+@pytest.mark.parametrize(("family", "values"), VARIANTS)
+def test_decoders_count_exactly_however_much_their_files_leave_out(family: str, values: dict[str, Any]) -> None:
+    config = configuration(family, values)
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(config)
+    counted = {
+        form: read_config(Fields(stated, form), family).parameters for form, stated in forms(config, values).items()
+    }
+    assert counted == dict.fromkeys(counted, sum(weight.numel() for weight in model.parameters()))
+
+
+def test_every_family_is_counted() -> None:
+    assert FAMILIES.keys() - DECODERS.keys() == PARTS_OF_WRAPPERS
+
+
+PARTS_OF_WRAPPERS = {
+    "gemma4_text", "kimi_k2", "ministral", "mllama_text_model", "qwen2_5_vl_text", "qwen2_vl_text", "qwen3_vl_moe_text",
+    "qwen3_vl_text",
+}  # fmt: skip
+"""Text models that come with a vision tower alone, and those that ask for keys which no class has (Kimi, Ministral)."""
+
+
+@pytest.mark.skipif(transformers.__version__ != "5.23.0", reason="the defaults are those of transformers 5.23.0")
+def test_known_defaults_are_those_of_transformers() -> None:
+    assert json.loads(FILE.read_text()) == defaults(FAMILIES_READ, keys_read())
