@@ -61,19 +61,22 @@ def image_encoder(config: Fields) -> tuple[Operator, ...]:
     return tuple(found)
 
 
-def blocks(layers: int, hidden: int, heads: int, inner: int, rows: Rows) -> list[Operator]:
+def blocks(
+    layers: int, hidden: int, heads: int, inner: int, rows: Rows, norms: int = 2, biased_attention: bool = True
+) -> list[Operator]:
     """`layers` encoder blocks with biases and two norms."""
     head_dim = hidden // heads
     return [
         MatMul(
-            name="qkv", count=layers, outputs=3 * hidden, inputs=hidden, bias=True, rows=rows, split=Split.OUTPUT
+            name="qkv", count=layers, outputs=3 * hidden, inputs=hidden, bias=biased_attention, rows=rows,
+            split=Split.OUTPUT,
         ),
         Attention(
             name="self_attention", count=layers, heads=heads, kv_heads=heads, head_dim=head_dim, value_dim=head_dim,
             causal=False, rows=rows, keeps_cache=False,
         ),
         MatMul(
-            name="attention_output", count=layers, outputs=hidden, inputs=hidden, bias=True, rows=rows,
+            name="attention_output", count=layers, outputs=hidden, inputs=hidden, bias=biased_attention, rows=rows,
             split=Split.INPUT,
         ),
         MatMul(
@@ -81,7 +84,7 @@ def blocks(layers: int, hidden: int, heads: int, inner: int, rows: Rows) -> list
         ),
         Pointwise(name="activation", count=layers, width=inner, rows=rows, splits=True),
         MatMul(name="output", count=layers, outputs=hidden, inputs=inner, bias=True, rows=rows, split=Split.INPUT),
-        _norm("layer_norms", 2 * layers, hidden, rows),
+        _norm("layer_norms", norms * layers, hidden, rows),
     ]  # fmt: skip
 
 

@@ -102,6 +102,11 @@ class Fields:
                 )
         return tuple(int(item) for item in value)
 
+    def length(self, name: str, default: int) -> int:
+        """Items of a list."""
+        value = self._values.get(name)
+        return len(value) if isinstance(value, list) else default
+
     def fields(self, name: str) -> Fields | None:
         """A nested object, `None` where absent."""
         value = self._values.get(name)

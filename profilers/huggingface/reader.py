@@ -97,7 +97,7 @@ def _generator(config: Fields, family: str, name: str, weights: NumberFormat | N
     operators = decoder.operators()
     vision = part(config, family, "vision_config")
     if vision is not None:
-        tower, more = vision_tower(family, vision, decoder.hidden)
+        tower, more = vision_tower(family, whole, vision, decoder.hidden)
         operators, assumptions = (*operators, *tower), (*assumptions, *more)
     return ModelGraph(
         name=name, family=family, operators=operators, layers=decoder.layers, hidden=decoder.hidden,

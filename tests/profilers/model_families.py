@@ -324,3 +324,75 @@ DECODERS: Final[dict[str, list[Values]]] = {
     "stablelm": [SMALL, {**SMALL, "use_qkv_bias": True, "use_parallel_residual": True, "qk_layernorm": True}],
     "starcoder2": [SMALL, {**SMALL, "use_bias": False}],
 }
+
+TOWER: Final[Values] = {
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "image_size": 56,
+    "patch_size": 14,
+}
+FRAMES: Final[Values] = {
+    "depth": 2,
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_heads": 4,
+    "out_hidden_size": 128,
+}
+STACKED: Final[Values] = {**FRAMES, "num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1]}
+
+WRAPPERS: Final[dict[str, list[Values]]] = {
+    "gemma3": [
+        {"text_config": SMALL, "vision_config": TOWER},
+        {"text_config": SMALL, "vision_config": {**TOWER, "vision_use_head": False}},
+    ],
+    "llama4": [
+        {
+            "text_config": DECODERS["llama4_text"][0],
+            "vision_config": {
+                **TOWER, "intermediate_size": 192, "vision_output_dim": 64, "projector_input_dim": 64,
+                "projector_output_dim": 64,
+            },
+        }
+    ],
+    "llava": [
+        {
+            "text_config": {**SMALL, "model_type": "llama"},
+            "vision_config": {**TOWER, "model_type": "clip_vision_model"},
+        },
+        {
+            "text_config": {**SMALL, "model_type": "mistral"},
+            "vision_config": {**TOWER, "model_type": "siglip_vision_model"},
+        },
+    ],
+    "llava_next": [
+        {
+            "text_config": {**SMALL, "model_type": "mistral"},
+            "vision_config": {**TOWER, "model_type": "clip_vision_model"},
+        }
+    ],
+    "mistral3": [
+        {"text_config": {**SMALL, "model_type": "mistral"}, "vision_config": {**TOWER, "model_type": "pixtral"}}
+    ],
+    "mllama": [
+        {
+            "text_config": {**SMALL, "cross_attention_layers": [1], "pad_token_id": 0},
+            "vision_config": {
+                "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 2, "num_global_layers": 1,
+                "attention_heads": 4, "image_size": 56, "patch_size": 14, "vision_output_dim": 96,
+                "intermediate_layers_indices": [0],
+            },
+        }
+    ],
+    "qwen2_5_vl": [{"text_config": SMALL, "vision_config": {**FRAMES, "fullatt_block_indexes": [1]}}],
+    "qwen2_vl": [
+        {
+            "text_config": SMALL,
+            "vision_config": {"depth": 2, "embed_dim": 48, "num_heads": 4, "hidden_size": 128, "mlp_ratio": 2},
+        }
+    ],
+    "qwen3_vl": [{"text_config": SMALL, "vision_config": STACKED}],
+    "qwen3_vl_moe": [{"text_config": DECODERS["qwen3_moe"][0], "vision_config": STACKED}],
+}  # fmt: skip
+"""Text models beside a vision tower."""

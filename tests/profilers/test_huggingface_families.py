@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from typing import Any
 
@@ -11,7 +12,7 @@ from benchmarks.reader_defaults import FILE, defaults, keys_read
 from profilers.huggingface.families import FAMILIES
 from profilers.huggingface.fields import Fields
 from profilers.huggingface.reader import FAMILIES_READ, read_config
-from tests.profilers.model_families import DECODERS
+from tests.profilers.model_families import DECODERS, WRAPPERS
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -46,6 +47,32 @@ def test_decoders_count_exactly_however_much_their_files_leave_out(family: str, 
         form: read_config(Fields(stated, form), family).parameters for form, stated in forms(config, values).items()
     }
     assert counted == dict.fromkeys(counted, sum(weight.numel() for weight in model.parameters()))
+
+
+@pytest.mark.parametrize(
+    ("family", "values"),
+    [
+        pytest.param(family, values, id=f"{family}-{place}")
+        for family, variants in WRAPPERS.items()
+        for place, values in enumerate(variants)
+    ],
+)
+def test_models_that_see_count_exactly_however_much_their_files_leave_out(family: str, values: dict[str, Any]) -> None:
+    config = configuration(family, copy.deepcopy(values))
+    with torch.device("meta"):
+        model = transformers.AutoModelForImageTextToText.from_config(config)
+    graphs = {form: read_config(Fields(stated, form), family) for form, stated in forms(config, values).items()}
+    counted = {form: graph.parameters for form, graph in graphs.items()}
+    assert counted == dict.fromkeys(counted, sum(weight.numel() for weight in model.parameters()))
+    assert {graph.assumptions for graph in graphs.values()} == {()}
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl"])
+def test_text_keys_beside_a_vision_tower_are_those_of_the_text_model(family: str) -> None:
+    (values,) = WRAPPERS[family]
+    nested = read_config(Fields({**values, "model_type": family}, "nested"), family)
+    flat = {**values["text_config"], "vision_config": values["vision_config"], "model_type": family}
+    assert read_config(Fields(flat, "flat"), family) == nested
 
 
 def test_every_family_is_counted() -> None:
