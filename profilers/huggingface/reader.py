@@ -8,7 +8,7 @@ from typing import Final
 
 from profilers.huggingface.decoder import Decoder
 from profilers.huggingface.defaults import filled, flat_part, part
-from profilers.huggingface.encoder import TEXT_ENCODERS, image_encoder, text_encoder
+from profilers.huggingface.encoder import PAIRS, TEXT_ENCODERS, image_encoder, pair, text_encoder
 from profilers.huggingface.families import FAMILIES
 from profilers.huggingface.fields import Fields
 from profilers.huggingface.quantization import read_quantization
@@ -25,7 +25,7 @@ _WRAPPERS: Final = frozenset(
 )  # fmt: skip
 """Families of a text model beside a vision tower."""
 
-FAMILIES_READ: Final = frozenset(FAMILIES) | TEXT_ENCODERS | _WRAPPERS | {"vit", "deit"}
+FAMILIES_READ: Final = frozenset(FAMILIES) | TEXT_ENCODERS | PAIRS | _WRAPPERS | {"vit", "deit"}
 """Those whose defaults the reader knows."""
 
 
@@ -82,6 +82,12 @@ def read_config(config: Fields, name: str, weights: NumberFormat | None = None) 
         return ModelGraph(
             name=name, family=family, operators=image_encoder(config), layers=config.integer("num_hidden_layers"),
             hidden=config.integer("hidden_size"), max_context=None, generates=False,
+        )  # fmt: skip
+    if family in PAIRS:
+        text, operators = pair(config, family)
+        return ModelGraph(
+            name=name, family=family, operators=operators, layers=text.integer("num_hidden_layers"),
+            hidden=text.integer("hidden_size"), max_context=text.optional("max_position_embeddings"), generates=False,
         )  # fmt: skip
     return _generator(config, family, name, weights)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from profilers.huggingface.encoder import blocks
+from profilers.huggingface.blocks import blocks
 from profilers.huggingface.fields import Fields
 from tuner.operators import Attention, Embedding, MatMul, Operator, Pointwise
 from tuner.step import Rows

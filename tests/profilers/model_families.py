@@ -396,3 +396,52 @@ WRAPPERS: Final[dict[str, list[Values]]] = {
     "qwen3_vl_moe": [{"text_config": DECODERS["qwen3_moe"][0], "vision_config": STACKED}],
 }  # fmt: skip
 """Text models beside a vision tower."""
+
+ENCODER: Final[Values] = {
+    "vocab_size": 300, "hidden_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 128,
+    "max_position_embeddings": 70,
+}  # fmt: skip
+IMAGES: Final[Values] = {**TOWER, "hidden_size": 96, "image_size": 64, "patch_size": 16}
+RELATIVE: Final[Values] = {**ENCODER, "relative_attention": True}
+
+ENCODERS: Final[dict[str, list[Values]]] = {
+    "albert": [
+        {**ENCODER, "embedding_size": 32},
+        {**ENCODER, "embedding_size": 32, "num_hidden_groups": 3},
+        {**ENCODER, "embedding_size": 32, "inner_group_num": 2},
+    ],
+    "bert": [ENCODER, {**ENCODER, "type_vocab_size": 1}],
+    "camembert": [ENCODER],
+    "clip": [
+        {
+            "text_config": {**ENCODER, "projection_dim": 40}, "vision_config": {**IMAGES, "projection_dim": 40},
+            "projection_dim": 40,
+        }
+    ],
+    "deberta-v2": [
+        ENCODER,
+        {
+            **RELATIVE, "position_buckets": 16, "norm_rel_ebd": "layer_norm", "share_att_key": True,
+            "pos_att_type": ["p2c", "c2p"], "type_vocab_size": 0, "position_biased_input": False,
+            "max_relative_positions": -1,
+        },
+        {**RELATIVE, "pos_att_type": "p2c|c2p", "conv_kernel_size": 3, "embedding_size": 64},
+    ],
+    "deit": [IMAGES],
+    "distilbert": [{"vocab_size": 300, "dim": 96, "n_layers": 3, "n_heads": 4, "hidden_dim": 128}],
+    "electra": [{**ENCODER, "embedding_size": 64}, {**ENCODER, "embedding_size": 96}],
+    "modernbert": [
+        {**ENCODER, "pad_token_id": 0},
+        {**ENCODER, "pad_token_id": 0, "norm_bias": True, "attention_bias": True, "mlp_bias": True},
+    ],
+    "mpnet": [ENCODER],
+    "roberta": [ENCODER],
+    "siglip": [
+        {"text_config": ENCODER, "vision_config": IMAGES},
+        {"text_config": {**ENCODER, "projection_size": 50}, "vision_config": IMAGES},
+    ],
+    "vit": [IMAGES],
+    "xlm-roberta": [ENCODER],
+    "xlm-roberta-xl": [ENCODER],
+}  # fmt: skip
+"""Encoders of text, of images, and of both."""

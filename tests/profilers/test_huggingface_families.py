@@ -12,16 +12,21 @@ from benchmarks.reader_defaults import FILE, defaults, keys_read
 from profilers.huggingface.families import FAMILIES
 from profilers.huggingface.fields import Fields
 from profilers.huggingface.reader import FAMILIES_READ, read_config
-from tests.profilers.model_families import DECODERS, WRAPPERS
+from tests.profilers.model_families import DECODERS, ENCODERS, WRAPPERS
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-VARIANTS = [
-    pytest.param(family, values, id=f"{family}-{place}")
-    for family, variants in DECODERS.items()
-    for place, values in enumerate(variants)
-]
+
+def variants_of(families: dict[str, list[dict[str, Any]]]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize(
+        ("family", "values"),
+        [
+            pytest.param(family, values, id=f"{family}-{place}")
+            for family, variants in families.items()
+            for place, values in enumerate(variants)
+        ],
+    )
 
 
 def configuration(family: str, values: dict[str, Any]) -> Any:
@@ -38,7 +43,7 @@ def forms(config: Any, values: dict[str, Any]) -> dict[str, dict[str, Any]]:
     }
 
 
-@pytest.mark.parametrize(("family", "values"), VARIANTS)
+@variants_of(DECODERS)
 def test_decoders_count_exactly_however_much_their_files_leave_out(family: str, values: dict[str, Any]) -> None:
     config = configuration(family, values)
     with torch.device("meta"):
@@ -49,14 +54,7 @@ def test_decoders_count_exactly_however_much_their_files_leave_out(family: str, 
     assert counted == dict.fromkeys(counted, sum(weight.numel() for weight in model.parameters()))
 
 
-@pytest.mark.parametrize(
-    ("family", "values"),
-    [
-        pytest.param(family, values, id=f"{family}-{place}")
-        for family, variants in WRAPPERS.items()
-        for place, values in enumerate(variants)
-    ],
-)
+@variants_of(WRAPPERS)
 def test_models_that_see_count_exactly_however_much_their_files_leave_out(family: str, values: dict[str, Any]) -> None:
     config = configuration(family, copy.deepcopy(values))
     with torch.device("meta"):
@@ -65,6 +63,17 @@ def test_models_that_see_count_exactly_however_much_their_files_leave_out(family
     counted = {form: graph.parameters for form, graph in graphs.items()}
     assert counted == dict.fromkeys(counted, sum(weight.numel() for weight in model.parameters()))
     assert {graph.assumptions for graph in graphs.values()} == {()}
+
+
+@variants_of(ENCODERS)
+def test_encoders_count_exactly_however_much_their_files_leave_out(family: str, values: dict[str, Any]) -> None:
+    config = configuration(family, copy.deepcopy(values))
+    with torch.device("meta"):
+        model = transformers.AutoModel.from_config(config)
+    graphs = {form: read_config(Fields(stated, form), family) for form, stated in forms(config, values).items()}
+    counted = {form: graph.parameters for form, graph in graphs.items()}
+    assert counted == dict.fromkeys(counted, sum(weight.numel() for weight in model.parameters()))
+    assert not any(graph.generates for graph in graphs.values())
 
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl"])
