@@ -14,19 +14,19 @@ def grouped_attention(dimensions: Dimensions, layer: Layer, count: int) -> list[
     config, hidden, heads = dimensions.config, dimensions.hidden, dimensions.heads
     head_dim, kv_heads, shares = dimensions.head_dim, dimensions.kv_heads, False
     if dimensions.family == "gemma4_text" and layer.full:
-        head_dim = config.integer("global_head_dim", default=head_dim)
-        kv_heads = config.integer("num_global_key_value_heads", default=kv_heads)
+        head_dim, kv_heads = _heads_of_full_layers(dimensions)
         shares = config.flag("attention_k_eq_v")
     width, keys = heads * head_dim, kv_heads * head_dim
+    projected = 0 if layer.reuses else keys * (1 if shares else 2)
     queries = width * (2 if dimensions.has("output_gate") else 1)
     where = "sliding" if layer.window else "full"
     format = dimensions.quantization.of("model.layers.0.self_attn.o_proj")
     found: list[Operator] = [
         MatMul(
-            name="qkv_proj", count=count, outputs=queries + keys * (1 if shares else 2), inputs=hidden,
+            name="qkv_proj", count=count, outputs=queries + projected, inputs=hidden,
             split=Split.OUTPUT, format=format, bias=dimensions.has("qkv_bias"),
         ),
-        *_head_norms(dimensions, count, head_dim, keys),
+        *_head_norms(dimensions, layer, count, head_dim, keys),
     ]  # fmt: skip
     if dimensions.facts.positions is None:
         found.append(Pointwise(name="rotary", count=count, width=width + keys, splits=True))
@@ -34,6 +34,7 @@ def grouped_attention(dimensions: Dimensions, layer: Layer, count: int) -> list[
         Attention(
             name=f"{where}_attention", count=count, heads=heads, kv_heads=kv_heads, head_dim=head_dim,
             value_dim=head_dim, window=layer.window, sinks=dimensions.facts.sinks,
+            keeps_cache=not layer.reuses,
         ),
         MatMul(
             name="o_proj", count=count, outputs=hidden, inputs=width, split=Split.INPUT, format=format,
@@ -44,13 +45,27 @@ def grouped_attention(dimensions: Dimensions, layer: Layer, count: int) -> list[
     return found
 
 
-def _head_norms(dimensions: Dimensions, count: int, head_dim: int, keys: int) -> list[Operator]:
+def _heads_of_full_layers(dimensions: Dimensions) -> tuple[int, int]:
+    """Width and number of key heads where Gemma 4 attends to everything."""
+    config = dimensions.config
+    layers = config.fields("per_layer_config")
+    of_layer = layers.fields(min(layers.names())) if layers is not None and layers.names() else None
+    if of_layer is not None:
+        kv_heads = of_layer.integer("num_key_value_heads", default=dimensions.kv_heads)
+        return of_layer.integer("head_dim", default=dimensions.head_dim), kv_heads
+    fewer = dimensions.kv_heads
+    if config.flag("attention_k_eq_v"):
+        fewer = config.integer("num_global_key_value_heads", default=fewer)
+    return config.integer("global_head_dim", default=512), fewer
+
+
+def _head_norms(dimensions: Dimensions, layer: Layer, count: int, head_dim: int, keys: int) -> list[Operator]:
     kind, width = dimensions.facts.head_norm, dimensions.heads * head_dim
     if kind is None or not dimensions.has("head_norm_if"):
         return []
     if kind is HeadNorm.SHARED:
         values = head_dim * dimensions.values_per_channel
-        return [dimensions.norm("head_norms", 2 * count, width, values)]
+        return [dimensions.norm("head_norms", (1 if layer.reuses else 2) * count, width, values)]
     return [
         dimensions.norm("query_norm", count, width, width),
         dimensions.norm("key_norm", count, keys, keys),

@@ -63,6 +63,7 @@ class Decoder:
             for mixer in layer.mixers:
                 found += self._mixer(mixer, layer, count)
             found += self._feed_forward(layer, count)
+        found += self._layer_inputs()
         norms = 1 if dimensions.has("joint") or self._is_joint_falcon() else dimensions.facts.norms
         halves = 1 if dimensions.facts.norms == 1 else 2
         found.append(dimensions.norm("layer_norms", self.layers * norms, hidden))
@@ -87,6 +88,23 @@ class Decoder:
         if dimensions.facts.embedding_norm:
             found.append(dimensions.norm("embedding_norm", 1, hidden))
         return found
+
+    def _layer_inputs(self) -> list[Operator]:
+        """What Gemma 4 adds to each layer: a second embedding of every token, a part of it for each layer."""
+        config, hidden = self._config, self.hidden
+        width = config.optional("hidden_size_per_layer_input")
+        if width is None:
+            return []
+        dimensions, entries = self._dimensions, config.integer("vocab_size_per_layer_input")
+        together = self.layers * width
+        return [
+            Embedding(name="embed_tokens_per_layer", count=1, entries=entries, width=together),
+            MatMul(name="per_layer_model_projection", count=1, outputs=together, inputs=hidden),
+            dimensions.norm("per_layer_projection_norm", 1, together, width),
+            MatMul(name="per_layer_input_gate", count=self.layers, outputs=width, inputs=hidden),
+            MatMul(name="per_layer_projection", count=self.layers, outputs=hidden, inputs=width),
+            dimensions.norm("per_layer_norm", self.layers, hidden),
+        ]
 
     def _output(self) -> list[Operator]:
         dimensions, hidden, width = self._dimensions, self.hidden, self._embedded
@@ -145,6 +163,7 @@ class Decoder:
         if layer.follows is FeedForward.NONE:
             return []
         if layer.follows is FeedForward.DENSE:
-            return feed_forward.dense(dimensions, count, feed_forward.dense_inner(dimensions))
-        beside = feed_forward.dense(dimensions, count, dimensions.inner) if self.family == "gemma4_text" else []
+            return feed_forward.dense(dimensions, count, feed_forward.dense_inner(dimensions, layer))
+        inner = feed_forward.dense_inner(dimensions, layer)
+        beside = feed_forward.dense(dimensions, count, inner) if self.family == "gemma4_text" else []
         return beside + feed_forward.routed(dimensions, count)

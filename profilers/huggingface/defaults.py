@@ -14,7 +14,19 @@ from typing import Any, Final
 from profilers.huggingface.fields import Fields
 
 _SIZES: Final = frozenset(
-    {"hidden_size", "n_embd", "n_embed", "d_model", "dim", "num_hidden_layers", "n_layer", "n_layers", "num_layers"}
+    {
+        "hidden_size",
+        "n_embd",
+        "n_embed",
+        "d_model",
+        "dim",
+        "num_hidden_layers",
+        "n_layer",
+        "n_layers",
+        "num_layers",
+        "encoder_layers",
+        "decoder_layers",
+    }
 )
 """What a whole model states: without depth or width, a file is damaged rather than brief."""
 

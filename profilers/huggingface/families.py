@@ -133,7 +133,7 @@ FAMILIES: Final[Mapping[str, Family]] = {
     "gemma": _LLAMA,
     "gemma2": _GEMMA2,
     "gemma3_text": _GEMMA3,
-    "gemma4_text": replace(_GEMMA3, pattern=None),
+    "gemma4_text": _GEMMA3,
     "glm": _GLM,
     "glm4": replace(_GLM, norms=4),
     "glm4_moe": replace(_GLM, head_norm=HeadNorm.SHARED, head_norm_if="use_qk_norm"),

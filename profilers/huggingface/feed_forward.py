@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from profilers.huggingface.dimensions import Dimensions
+from profilers.huggingface.layers import Layer
 from tuner.operators import AllReduce, Experts, MatMul, Operator, Pointwise
 from tuner.step import Split
 
@@ -27,9 +28,11 @@ def dense(dimensions: Dimensions, count: int, inner: int, name: str = "mlp", red
     return found
 
 
-def dense_inner(dimensions: Dimensions) -> int:
+def dense_inner(dimensions: Dimensions, layer: Layer) -> int:
     """Width of a layer without experts."""
     config = dimensions.config
+    if layer.reuses and config.flag("use_double_wide_mlp"):
+        return 2 * dimensions.inner
     if dimensions.family == "granitemoehybrid":
         return config.integer("shared_intermediate_size", default=dimensions.inner)
     return config.integer("intermediate_size_mlp", default=dimensions.inner)

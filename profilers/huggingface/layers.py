@@ -28,12 +28,14 @@ class Layer:
         window: tokens that attention sees back, `None` for all.
         full: whether attention sees everything.
         follows: the feed-forward.
+        reuses: whether attention takes the keys and values of an earlier layer.
     """
 
     mixers: tuple[Mixer, ...]
     window: int | None
     full: bool
     follows: FeedForward
+    reuses: bool = False
 
 
 _STATE_SPACE: Final = frozenset({"mamba", "mamba2", "falcon_mamba"})
@@ -48,6 +50,7 @@ def layers_of(dimensions: Dimensions) -> list[Layer]:
     kinds = _kinds(dimensions, window)
     crossed = frozenset(config.integers("cross_attention_layers"))
     sparse = _sparse(dimensions)
+    first_reusing = count - config.integer("num_kv_shared_layers", default=0)
     found = []
     for index in range(count):
         kind = kinds[index]
@@ -59,6 +62,7 @@ def layers_of(dimensions: Dimensions) -> list[Layer]:
                 window=window if sliding else None,
                 full=not sliding,
                 follows=_follows(dimensions, kind, index in sparse),
+                reuses=index >= first_reusing,
             )
         )
     return found
@@ -134,7 +138,8 @@ def _word(dimensions: Dimensions, index: int, window: int | None) -> str:
         return "full_attention"
     pattern = config.optional("sliding_window_pattern", "_sliding_window_pattern") or dimensions.facts.pattern
     if pattern:
-        return "full_attention" if (index + 1) % pattern == 0 else "sliding_attention"
+        last = family == "gemma4_text" and index == dimensions.layers - 1
+        return "full_attention" if last or (index + 1) % pattern == 0 else "sliding_attention"
     return "full_attention" if index < _full_first(dimensions) else "sliding_attention"
 
 

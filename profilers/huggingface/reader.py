@@ -9,6 +9,7 @@ from typing import Final
 from profilers.huggingface.decoder import Decoder
 from profilers.huggingface.defaults import filled, flat_part, part
 from profilers.huggingface.encoder import PAIRS, TEXT_ENCODERS, image_encoder, pair, text_encoder
+from profilers.huggingface.encoder_decoder import ENCODER_DECODERS, SUPPOSED, encoder_decoder
 from profilers.huggingface.families import FAMILIES
 from profilers.huggingface.fields import Fields
 from profilers.huggingface.quantization import read_quantization
@@ -25,7 +26,7 @@ _WRAPPERS: Final = frozenset(
 )  # fmt: skip
 """Families of a text model beside a vision tower."""
 
-FAMILIES_READ: Final = frozenset(FAMILIES) | TEXT_ENCODERS | PAIRS | _WRAPPERS | {"vit", "deit"}
+FAMILIES_READ: Final = frozenset(FAMILIES) | TEXT_ENCODERS | PAIRS | ENCODER_DECODERS | _WRAPPERS | {"vit", "deit"}
 """Those whose defaults the reader knows."""
 
 
@@ -89,6 +90,13 @@ def read_config(config: Fields, name: str, weights: NumberFormat | None = None) 
             name=name, family=family, operators=operators, layers=text.integer("num_hidden_layers"),
             hidden=text.integer("hidden_size"), max_context=text.optional("max_position_embeddings"), generates=False,
         )  # fmt: skip
+    if family in ENCODER_DECODERS:
+        config = filled(config, family, whole=True)
+        operators, layers = encoder_decoder(config)
+        return ModelGraph(
+            name=name, family=family, operators=operators, layers=layers, hidden=config.integer("d_model"),
+            max_context=config.optional("max_position_embeddings"), assumptions=(SUPPOSED,),
+        )  # fmt: skip
     return _generator(config, family, name, weights)
 
 
@@ -105,6 +113,8 @@ def _generator(config: Fields, family: str, name: str, weights: NumberFormat | N
     if vision is not None:
         tower, more = vision_tower(family, whole, vision, decoder.hidden)
         operators, assumptions = (*operators, *tower), (*assumptions, *more)
+    if "audio_config" in config:
+        assumptions = (*assumptions, f"the audio tower of {family!r} is not known: its weights are not counted")
     return ModelGraph(
         name=name, family=family, operators=operators, layers=decoder.layers, hidden=decoder.hidden,
         max_context=decoder.max_context, assumptions=(*assumptions, *decoder.assumptions),

@@ -52,9 +52,7 @@ def plain_tower(vision: Fields) -> tuple[Operator, ...]:
 
 
 def _pixtral(vision: Fields) -> tuple[Operator, ...]:
-    hidden, inner, layers = (
-        vision.integer(f"{name}") for name in ("hidden_size", "intermediate_size", "num_hidden_layers")
-    )
+    hidden, inner, layers = (vision.integer(name) for name in ("hidden_size", "intermediate_size", "num_hidden_layers"))
     inputs = vision.integer("num_channels", default=3) * vision.integer("patch_size") ** 2
     return (
         MatMul(name="vision.patch_embed", count=1, outputs=hidden, inputs=inputs, rows=Rows.PATCH),

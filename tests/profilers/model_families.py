@@ -132,6 +132,30 @@ DECODERS: Final[dict[str, list[Values]]] = {
     "gemma": [SMALL],
     "gemma2": [SMALL, {**SMALL, "head_dim": 16}],
     "gemma3_text": [SMALL, {**SMALL, "head_dim": 16}],
+    "gemma4_text": [
+        {
+            **SMALL,
+            "head_dim": 16,
+            "global_head_dim": 32,
+            "hidden_size_per_layer_input": 24,
+            "vocab_size_per_layer_input": 300,
+            "num_kv_shared_layers": 2,
+            "use_double_wide_mlp": True,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+        },
+        {
+            **SMALL,
+            "head_dim": 16,
+            "global_head_dim": 32,
+            "attention_k_eq_v": True,
+            "num_global_key_value_heads": 1,
+            "hidden_size_per_layer_input": 0,
+            "enable_moe_block": True,
+            "num_experts": 8,
+            "top_k_experts": 2,
+            "moe_intermediate_size": 64,
+        },
+    ],
     "glm": [{**SMALL, "pad_token_id": 0}],
     "glm4": [{**SMALL, "pad_token_id": 0}],
     "glm4_moe": [
@@ -323,6 +347,27 @@ DECODERS: Final[dict[str, list[Values]]] = {
     "smollm3": [{**SMALL, "pad_token_id": 0}],
     "stablelm": [SMALL, {**SMALL, "use_qkv_bias": True, "use_parallel_residual": True, "qk_layernorm": True}],
     "starcoder2": [SMALL, {**SMALL, "use_bias": False}],
+}
+
+TRANSLATOR: Final[Values] = {
+    "vocab_size": 300,
+    "d_model": 96,
+    "d_kv": 16,
+    "d_ff": 128,
+    "num_layers": 2,
+    "num_heads": 4,
+}
+STACKS: Final[Values] = {
+    "vocab_size": 300, "d_model": 96, "encoder_layers": 2, "decoder_layers": 3, "encoder_ffn_dim": 128,
+    "decoder_ffn_dim": 112, "encoder_attention_heads": 4, "decoder_attention_heads": 6, "max_position_embeddings": 50,
+}  # fmt: skip
+
+ENCODER_DECODERS: Final[dict[str, list[Values]]] = {
+    "bart": [STACKS],
+    "mbart": [STACKS],
+    "mt5": [TRANSLATOR],
+    "t5": [TRANSLATOR, {**TRANSLATOR, "num_decoder_layers": 3, "feed_forward_proj": "gated-gelu"}],
+    "umt5": [TRANSLATOR],
 }
 
 TOWER: Final[Values] = {

@@ -12,7 +12,7 @@ from benchmarks.reader_defaults import FILE, defaults, keys_read
 from profilers.huggingface.families import FAMILIES
 from profilers.huggingface.fields import Fields
 from profilers.huggingface.reader import FAMILIES_READ, read_config
-from tests.profilers.model_families import DECODERS, ENCODERS, WRAPPERS
+from tests.profilers.model_families import DECODERS, ENCODER_DECODERS, ENCODERS, WRAPPERS
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -76,6 +76,26 @@ def test_encoders_count_exactly_however_much_their_files_leave_out(family: str, 
     assert not any(graph.generates for graph in graphs.values())
 
 
+@variants_of(ENCODER_DECODERS)
+def test_encoder_decoders_count_exactly_and_say_what_is_supposed(family: str, values: dict[str, Any]) -> None:
+    config = configuration(family, values)
+    with torch.device("meta"):
+        model = transformers.AutoModelForSeq2SeqLM.from_config(config)
+    for form, stated in forms(config, values).items():
+        graph = read_config(Fields(stated, form), family)
+        assert graph.parameters == sum(weight.numel() for weight in model.parameters())
+        assert "encoder-decoder" in graph.assumptions[0]
+
+
+def test_an_output_layer_of_its_own_is_counted_as_flan_t5_publishes_it() -> None:
+    (values,) = ENCODER_DECODERS["mt5"]
+    tied, untied = (
+        read_config(Fields({**values, "model_type": "t5", "tie_word_embeddings": tied}, "test"), "t5").parameters
+        for tied in (True, False)
+    )
+    assert untied - tied == values["vocab_size"] * values["d_model"]
+
+
 @pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl"])
 def test_text_keys_beside_a_vision_tower_are_those_of_the_text_model(family: str) -> None:
     (values,) = WRAPPERS[family]
@@ -89,7 +109,7 @@ def test_every_family_is_counted() -> None:
 
 
 PARTS_OF_WRAPPERS = {
-    "gemma4_text", "kimi_k2", "ministral", "mllama_text_model", "qwen2_5_vl_text", "qwen2_vl_text", "qwen3_vl_moe_text",
+    "kimi_k2", "ministral", "mllama_text_model", "qwen2_5_vl_text", "qwen2_vl_text", "qwen3_vl_moe_text",
     "qwen3_vl_text",
 }  # fmt: skip
 """Text models that come with a vision tower alone, and those that ask for keys which no class has (Kimi, Ministral)."""
