@@ -77,7 +77,7 @@ def latent_attention(dimensions: Dimensions, count: int) -> list[Operator]:
     config, hidden, heads = dimensions.config, dimensions.hidden, dimensions.heads
     latent = config.integer("kv_lora_rank")
     rope, nope = config.integer("qk_rope_head_dim"), config.integer("qk_nope_head_dim")
-    value = config.integer("v_head_dim")
+    value = config.integer("v_head_dim", default=dimensions.hidden // heads)
     query_rank = config.optional("q_lora_rank")
     selected = config.optional("index_topk")
     format = dimensions.quantization.of("model.layers.0.self_attn.o_proj")
