@@ -94,7 +94,7 @@ class Dimensions:
         names = ("intermediate_size", "n_inner", "ffn_hidden_size", "ffn_dim")
         inner = config.integer(*names, default=4 * self.hidden)
         if self.family == "lfm2" and config.flag("block_auto_adjust_ff_dim"):
-            multiple = config.integer("block_multiple_of", default=256)
+            multiple = config.optional("block_multiple_of") or 256
             inner = int(config.number("block_ffn_dim_multiplier", default=1.0) * int(2 * inner / 3))
             inner = multiple * -(-inner // multiple)
         return inner

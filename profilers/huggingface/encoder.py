@@ -74,7 +74,7 @@ def _embeddings(config: Fields, family: str, hidden: int) -> list[Operator]:
 
 def _shared_blocks(config: Fields, layers: int, hidden: int, heads: int, inner: int) -> list[Operator]:
     """ALBERT: layers that run the same weights again."""
-    groups, each = config.integer("num_hidden_groups", default=1), config.integer("inner_group_num", default=1)
+    groups, each = config.optional("num_hidden_groups") or 1, config.optional("inner_group_num") or 1
     if groups > layers:
         raise ModelError(f"{config.source}: {groups} groups of layers are more than {layers} layers. Lower the former.")
     found = blocks(groups * each, hidden, heads, inner, Rows.TOKEN)

@@ -138,7 +138,7 @@ def _bart(config: Fields, hidden: int) -> tuple[_Stack, ...]:
 
 def _t5(config: Fields, hidden: int) -> tuple[_Stack, ...]:
     layers = config.integer("num_layers")
-    counts = {"encoder": layers, "decoder": config.integer("num_decoder_layers", default=layers)}
+    counts = {"encoder": layers, "decoder": config.optional("num_decoder_layers") or layers}
     return tuple(
         _Stack(
             name=name, layers=count, hidden=hidden, heads=config.integer("num_heads"), head_dim=config.integer("d_kv"),

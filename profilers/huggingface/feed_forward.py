@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from profilers.huggingface.dimensions import Dimensions
 from profilers.huggingface.layers import Layer
+from tuner.errors import ModelError
 from tuner.operators import AllReduce, Experts, MatMul, Operator, Pointwise
 from tuner.step import Split
 
@@ -41,7 +42,11 @@ def dense_inner(dimensions: Dimensions, layer: Layer) -> int:
 def routed(dimensions: Dimensions, count: int) -> list[Operator]:
     """A router, its experts, and those that every token meets."""
     config, hidden, facts = dimensions.config, dimensions.hidden, dimensions.facts
-    assert dimensions.experts is not None
+    if dimensions.experts is None:
+        raise ModelError(
+            f"{config.source}: a layer of experts is named, but not how many experts there are. "
+            "Add their number, or use the config.json that the model's authors published."
+        )
     inner = config.integer("moe_intermediate_size", default=dimensions.inner)
     latent = config.optional("moe_latent_size")
     found: list[Operator] = [

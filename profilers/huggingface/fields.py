@@ -40,7 +40,7 @@ class Fields:
                 continue
             if not _is_whole(value):
                 raise ModelError(f"{self.source}: {name!r} is {value!r}. Write a whole number of 0 or more.")
-            if "layers" in name and value > _LAYERS:
+            if ("layers" in name or name == "n_layer") and value > _LAYERS:
                 raise ModelError(f"{self.source}: {name!r} is {value!r}. Write a number of {_LAYERS} or less.")
             if value == 0 and default is None:
                 raise ModelError(f"{self.source}: {name!r} is 0. Write a whole number above 0.")

@@ -8,9 +8,13 @@ from typing import Any
 
 import pytest
 
-from profilers.huggingface.reader import HuggingFaceReader
+from profilers.huggingface.fields import Fields
+from profilers.huggingface.reader import HuggingFaceReader, read_config
+from tests.profilers.model_families import DECODERS
+from tests.profilers.seeing_families import ENCODER_DECODERS, ENCODERS, WRAPPERS
 from tuner.errors import ModelError
 from tuner.model_graph import ModelGraph
+from tuner.step import Shard, StepLoad
 
 DENSE: dict[str, Any] = {
     "model_type": "llama",
@@ -67,3 +71,29 @@ def test_a_byte_order_mark_is_no_fault(tmp_path: Path) -> None:
     plain = read(tmp_path, DENSE)
     (tmp_path / "config.json").write_text(json.dumps(DENSE), encoding="utf-8-sig")
     assert HuggingFaceReader().read(tmp_path) == plain
+
+
+JUNK: tuple[object, ...] = (None, "a", 0, -1, 1, 2.5, True, [], ["a"], [None], {}, {"a": 1}, 2**39, float("nan"))
+
+
+@pytest.mark.parametrize("families", [DECODERS, ENCODERS, WRAPPERS, ENCODER_DECODERS])
+def test_any_value_of_any_key_is_read_or_refused(families: dict[str, list[dict[str, Any]]]) -> None:
+    for family, variants in families.items():
+        for values in variants:
+            for damaged in _damaged({**values, "model_type": family}):
+                try:
+                    graph = read_config(Fields(damaged, "test"), family)
+                except ModelError:
+                    continue
+                assert graph.parameters >= graph.active_parameters
+                assert all(operator.count > 0 for operator in graph.operators)
+                assert graph.flops(StepLoad.decode(2, 16)) >= 0
+                assert graph.weight_bytes(Shard()) >= 0
+
+
+def _damaged(values: dict[str, Any]) -> list[dict[str, Any]]:
+    found = [{**values, key: junk} for key in values if key != "model_type" for junk in JUNK]
+    for part in ("text_config", "vision_config"):
+        inner = values.get(part, {})
+        found += [{**values, part: {**inner, key: junk}} for key in inner for junk in JUNK]
+    return found
