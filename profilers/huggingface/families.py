@@ -147,7 +147,7 @@ FAMILIES: Final[Mapping[str, Family]] = {
     "gpt-sw3": replace(_GPT, positions=0),
     "gpt2": replace(_GPT, positions=0),
     "gpt_bigcode": replace(_GPT, positions=0),
-    "gpt_neo": replace(_GPT, qkv_bias=False, positions=0),
+    "gpt_neo": replace(_GPT, qkv_bias=False, positions=0, pattern=2),
     "gpt_neox": replace(_GPT, qkv_bias="attention_bias", out_bias="attention_bias"),
     "gpt_oss": Family(sinks=True, expert_bias=True),
     "gptj": _GPTJ,

@@ -136,6 +136,9 @@ def _word(dimensions: Dimensions, index: int, window: int | None) -> str:
         return _llama4(config, index)
     if not window:
         return "full_attention"
+    letters = config.text("sliding_window_pattern")
+    if letters:  # EXAONE 4: LLLG
+        return "full_attention" if letters[index % len(letters)] == "G" else "sliding_attention"
     pattern = config.optional("sliding_window_pattern", "_sliding_window_pattern") or dimensions.facts.pattern
     if pattern:
         last = family == "gemma4_text" and index == dimensions.layers - 1

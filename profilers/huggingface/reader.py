@@ -113,6 +113,8 @@ def _generator(config: Fields, family: str, name: str, weights: NumberFormat | N
     if vision is not None:
         tower, more = vision_tower(family, whole, vision, decoder.hidden)
         operators, assumptions = (*operators, *tower), (*assumptions, *more)
+    elif family not in _WRAPPERS and config.fields("text_config") is not None:
+        assumptions = (*assumptions, f"model_type {family!r} is not known: only its text model is counted")
     if "audio_config" in config:
         assumptions = (*assumptions, f"the audio tower of {family!r} is not known: its weights are not counted")
     return ModelGraph(
