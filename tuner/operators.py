@@ -262,7 +262,9 @@ class LinearAttention(Operator):
 
     Attributes:
         key_heads, value_heads: with their dimensions `key_dim`, `value_dim`.
-        kernel: taps of the short convolution before it.
+        kernel: taps of the short convolution before it, 0 where there is none.
+        kernel_bias: whether each channel of the convolution has a bias.
+        head_values: learned values of each value head: decay and time step of the delta rule.
         chunk: tokens that a prompt is computed by at a time.
     """
 
@@ -272,6 +274,8 @@ class LinearAttention(Operator):
     value_dim: int
     kernel: int = 4
     chunk: int = 64
+    kernel_bias: bool = False
+    head_values: int = 2
 
     @property
     def kind(self) -> OperatorKind:
@@ -284,8 +288,9 @@ class LinearAttention(Operator):
 
     @property
     def parameters(self) -> int:
-        """Convolution taps, decay and time step of each head."""
-        return self.count * (self.convolved * self.kernel + 2 * self.value_heads)
+        """Of the convolution and of each head."""
+        taps = self.kernel + (1 if self.kernel_bias else 0)
+        return self.count * (self.convolved * taps + self.head_values * self.value_heads)
 
     def weight_bytes(self, shard: Shard) -> float:
         return self.parameters / shard.tensor * NumberFormat.BF16.bytes

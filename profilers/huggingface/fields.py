@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, TypeGuard
 
 from tuner.errors import ModelError
 
@@ -38,9 +38,9 @@ class Fields:
             value = self._values.get(name)
             if value is None:
                 continue
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < _LARGEST or value % 1:
+            if not _is_whole(value):
                 raise ModelError(f"{self.source}: {name!r} is {value!r}. Write a whole number of 0 or more.")
-            if "layers" in name and value > _LAYERS:
+            if ("layers" in name or name == "n_layer") and value > _LAYERS:
                 raise ModelError(f"{self.source}: {name!r} is {value!r}. Write a number of {_LAYERS} or less.")
             if value == 0 and default is None:
                 raise ModelError(f"{self.source}: {name!r} is 0. Write a whole number above 0.")
@@ -55,6 +55,15 @@ class Fields:
     def optional(self, *names: str) -> int | None:
         """As `integer`, `None` where absent, null or 0."""
         return self.integer(*names, default=0) or None
+
+    def number(self, name: str, default: float) -> float:
+        """A finite number, whichever its sign."""
+        value = self._values.get(name)
+        if value is None:
+            return default
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _LARGEST:
+            raise ModelError(f"{self.source}: {name!r} is {value!r}. Write a number.")
+        return float(value)
 
     def flag(self, *names: str, default: bool = False) -> bool:
         """The first of `names` that is present, as true or false."""
@@ -78,15 +87,44 @@ class Fields:
         return tuple(str(item) for item in value) if isinstance(value, list) else ()
 
     def integers(self, name: str) -> tuple[int, ...]:
-        """A list of whole numbers, empty where absent."""
+        """A list of whole numbers, empty where absent or no list.
+
+        Raises:
+            ModelError: one of its values is no whole number of 0 or more.
+        """
         value = self._values.get(name)
-        return tuple(int(item) for item in value) if isinstance(value, list) else ()
+        if not isinstance(value, list):
+            return ()
+        for place, item in enumerate(value):
+            if not _is_whole(item):
+                raise ModelError(
+                    f"{self.source}: {name!r} holds {item!r} at place {place}. Write whole numbers of 0 or more."
+                )
+        return tuple(int(item) for item in value)
+
+    def length(self, name: str, default: int) -> int:
+        """Items of a list."""
+        value = self._values.get(name)
+        return len(value) if isinstance(value, list) else default
 
     def fields(self, name: str) -> Fields | None:
         """A nested object, `None` where absent."""
         value = self._values.get(name)
         return Fields(value, f"{self.source}: {name}") if isinstance(value, dict) else None
 
+    def filled(self, values: Mapping[str, object], aliases: Mapping[str, str] | None = None) -> Fields:
+        """The same, with `values` where nothing is stated (null is a statement), `aliases` by their other name."""
+        stated = {(aliases or {}).get(name, name): value for name, value in self._values.items()}
+        return Fields({**values, **stated, **self._values}, self.source)
+
+    def renamed(self, family: str) -> Fields:
+        """The same keys as another family's."""
+        return Fields({**self._values, "model_type": family}, self.source)
+
     def names(self) -> frozenset[str]:
         """Keys that are present and not null."""
         return frozenset(name for name, value in self._values.items() if value is not None)
+
+
+def _is_whole(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < _LARGEST and value % 1 == 0

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from profilers.huggingface.fields import Fields
+from tuner.errors import ModelError
 from tuner.step import NumberFormat
 
 
@@ -39,7 +40,7 @@ def read_quantization(config: Fields) -> tuple[Quantization, tuple[str, ...]]:
         return Quantization(), ()
     method = stated.text("quant_method", "quant_algo").lower()
     kept = tuple(
-        re.compile(_pattern(name))
+        _pattern(name, f"{stated.source}: {key!r}")
         for key in ("modules_to_not_convert", "ignore", "ignored_layers", "exclude_modules")
         for name in stated.texts(key)
     )
@@ -74,7 +75,13 @@ def _compressed(stated: Fields) -> NumberFormat:
     return NumberFormat.FP8 if floating else NumberFormat.INT8
 
 
-def _pattern(name: str) -> str:
-    if name.startswith("re:"):
-        return name[3:].removeprefix(".*")
-    return re.escape(name).replace(r"\*", ".*")
+def _pattern(name: str, place: str) -> re.Pattern[str]:
+    if not name.startswith("re:"):
+        return re.compile(re.escape(name).replace(r"\*", ".*"))
+    try:
+        return re.compile(name[3:].removeprefix(".*"))
+    except re.error as error:
+        raise ModelError(
+            f"{place} holds {name!r}, which is no regular expression: {error}. "
+            "Correct it, or name the module without 're:'."
+        ) from error

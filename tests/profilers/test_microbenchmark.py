@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from profilers.huggingface.encoder import blocks
+from profilers.huggingface.blocks import blocks
 from profilers.microbenchmark import profile, write_profile
 from profilers.pass_time import PassTime
 from profilers.probe import Probe, probes

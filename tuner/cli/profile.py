@@ -165,7 +165,10 @@ def _measured(arguments: argparse.Namespace, graph: ModelGraph) -> _Times:
             graph, arguments.device, batches, arguments.tokens, folder, arguments.limit, watch, arguments.threads,
             arguments.runtime, shard,
         )  # fmt: skip
-    print(f"times are kept in {folder}", file=sys.stderr)
+    if any(measured(operator, batch) for operator in graph.operators for batch in batches):
+        print(f"times are kept in {folder}", file=sys.stderr)
+    else:
+        print(f"nothing was timed within --limit {arguments.limit:g}: allow more seconds", file=sys.stderr)
     return lambda operator: measured(operator, arguments.batch) or (0.0, False)
 
 

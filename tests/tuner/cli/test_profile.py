@@ -126,3 +126,14 @@ def test_a_damaged_or_older_journal_is_refused(
     assert code == 2
     assert "The profile journal" in err
     assert (folder / "journal.jsonl").read_bytes() == content
+
+
+def test_times_are_said_to_be_kept_only_where_there_are_some(
+    encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = (str(encoder), "--device", "cpu", "--tokens", "4", "--batch", "1", "--out", str(tmp_path))
+    _, _, before = told(capsys, *asked, "--limit", "1e-9")
+    assert "nothing was timed within --limit 1e-09" in before
+    assert "times are kept" not in before
+    _, _, after = told(capsys, *asked, "--limit", "1")
+    assert f"times are kept in {tmp_path}" in after
