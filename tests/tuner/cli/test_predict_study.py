@@ -65,8 +65,13 @@ def test_a_value_beyond_all_numbers_is_a_fault(study: Path, capsys: pytest.Captu
     assert f"max_num_seqs: {value} is beyond" in capsys.readouterr().err
 
 
-def test_a_model_on_which_its_reader_fails_is_a_fault(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (study.parent / "model" / "config.json").write_text(json.dumps({**CONFIG, "mlp_only_layers": [None]}))
+def test_a_model_on_which_its_reader_fails_is_a_fault(
+    study: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("not what was expected")
+
+    monkeypatch.setattr("profilers.huggingface.reader.HuggingFaceReader.read", fail)
     assert main(["predict", str(study)]) == 2
     assert "operators cannot be read" in capsys.readouterr().err
 
