@@ -77,69 +77,63 @@ def untimed_formats(graph: ModelGraph) -> set[NumberFormat]:
     return (products - set(_MULTIPLIED)) | {each for each in experts if _MULTIPLIED.get(each) != NumberFormat.BF16}
 
 
+def _graded(ladder: str) -> Iterator[tuple[int, int]]:
+    """Values of a ladder with their group, coarse ones first."""
+    return ((level, value) for level, group in enumerate(_LADDERS[ladder]) for value in group)
+
+
 def _products(operator: MatMul, shard: Shard) -> Iterator[tuple[int, Probe]]:
     format = _MULTIPLIED.get(operator.format)
     if format is None or operator.rows is Rows.PATCH:
         return
     outputs, inputs = operator.shape(shard)
-    for level, ladder in enumerate(_LADDERS["rows"]):
-        for rows in ladder:
-            if operator.rows is Rows.TOKEN or rows <= _MOST_SEQUENCES:
-                yield level, Probe(ProbeKind.MATMUL.value, rows, outputs, inputs, format=format.value)
+    for level, rows in _graded("rows"):
+        if operator.rows is Rows.TOKEN or rows <= _MOST_SEQUENCES:
+            yield level, Probe(ProbeKind.MATMUL.value, rows, outputs, inputs, format=format.value)
 
 
 def _attention(operator: Attention, shard: Shard, length: int, longest: int | None) -> Iterator[tuple[int, Probe]]:
     if operator.rows is Rows.PATCH or operator.head_dim != operator.value_dim:
         return
     heads, kv_heads = operator.shape(shard)
-    width, head = heads * operator.head_dim, operator.head_dim
+    width, head, window = heads * operator.head_dim, operator.head_dim, operator.window or 0
     limit = longest or max(_LADDERS["contexts"][-1])
-    lengths = [(operator.length or length,), *_LADDERS["lengths"]] if operator.length is None else [(operator.length,)]
-    for level, ladder in enumerate(lengths):
-        for tokens in ladder:
-            if tokens > min(limit, operator.window or limit):  # torch has no fast kernel with a window
-                continue
-            for more, batches in enumerate(_LADDERS["prompts"]):
-                for batch in batches:
-                    if batch * tokens <= _MOST_PROMPT_TOKENS:
-                        yield (
-                            max(level - 1, 0) + more,
-                            Probe(
-                                ProbeKind.ATTENTION.value, batch * tokens, width, head, tokens,
-                                causal=operator.causal, kv_heads=kv_heads, window=operator.window or 0,
-                            ),
-                        )  # fmt: skip
-    if not operator.keeps_cache:
-        return
-    for level, ladder in enumerate(_LADDERS["contexts"]):
-        for context in ladder:
-            if context > limit:
-                continue
-            for more, counts in enumerate(_LADDERS["sequences"]):
-                for count in counts:
-                    yield (
-                        level + more,
-                        Probe(
-                            ProbeKind.DECODE_ATTENTION.value, count, width, head, context,
-                            causal=True, kv_heads=kv_heads, window=operator.window or 0,
-                        ),
-                    )  # fmt: skip
+    asked = (0, operator.length or length)
+    for level, tokens in [asked] if operator.length is not None else [asked, *_graded("lengths")]:
+        if tokens > min(limit, window or limit):  # torch has no fast kernel with a window
+            continue
+        for more, batch in _graded("prompts"):
+            if batch * tokens <= _MOST_PROMPT_TOKENS:
+                yield (
+                    level + more,
+                    Probe(
+                        ProbeKind.ATTENTION.value, batch * tokens, width, head, tokens,
+                        causal=operator.causal, kv_heads=kv_heads, window=window,
+                    ),
+                )  # fmt: skip
+    for level, context in _graded("contexts") if operator.keeps_cache else ():
+        for more, count in _graded("sequences") if context <= limit else ():
+            yield (
+                level + more,
+                Probe(
+                    ProbeKind.DECODE_ATTENTION.value, count, width, head, context,
+                    causal=True, kv_heads=kv_heads, window=window,
+                ),
+            )  # fmt: skip
 
 
 def _convolutions(operator: Convolution) -> Iterator[tuple[int, Probe]]:
-    for level, ladder in enumerate(_LADDERS["sequences"]):
-        for images in ladder:
-            probe = probe_of(operator, images, 1)
-            assert probe is not None
-            yield level, probe
+    for level, images in _graded("sequences"):
+        probe = probe_of(operator, images, 1)
+        assert probe is not None
+        yield level, probe
 
 
 def _sums(operator: AllReduce, shard: Shard) -> Iterator[tuple[int, Probe]]:
-    for level, ladder in enumerate(_LADDERS["rows"]):
-        for rows in ladder:
-            probe = probe_of(operator, rows, 1, shard)
-            if probe is not None:
-                yield level, probe
+    for level, rows in _graded("rows"):
+        probe = probe_of(operator, rows, 1, shard)
+        if probe is not None:
+            yield level, probe
 
 
 def _experts(operator: Experts, shard: Shard) -> Iterator[tuple[int, Probe]]:
@@ -149,9 +143,6 @@ def _experts(operator: Experts, shard: Shard) -> Iterator[tuple[int, Probe]]:
         "experts": operator.experts, "chosen": operator.chosen,
         "tensor": shard.expert_tensor, "groups": shard.expert_parallel,
     }  # fmt: skip
-    for level, ladder in enumerate(_LADDERS["rows"]):
-        for rows in ladder:
-            yield (
-                level,
-                Probe(ProbeKind.EXPERTS.value, rows, operator.hidden, operator.inner, detail=json.dumps(said)),
-            )
+    detail = json.dumps(said)
+    for level, rows in _graded("rows"):
+        yield level, Probe(ProbeKind.EXPERTS.value, rows, operator.hidden, operator.inner, detail=detail)
