@@ -10,7 +10,6 @@ import dataclasses
 import datetime
 import importlib.metadata
 import json
-import os
 import platform
 import re
 import time
@@ -32,6 +31,7 @@ from profilers.timing import Timing, time_call, wake
 from profilers.torch_calls import torch_call
 from tuner.errors import UnavailableError, UsageError
 from tuner.units import format_bytes
+from tuner.whole_file import replacement
 
 FORMAT: Final = "serving-tuner profile 3"
 _GPU_CALL_S: Final = 0.04
@@ -123,9 +123,8 @@ def write_profile(found: Profile, path: Path) -> None:
     table = pa.Table.from_pylist(rows)
     table = table.replace_schema_metadata({"serving_tuner": json.dumps({"format": FORMAT, **found.origin})})
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    pq.write_table(table, partial, compression="zstd")
-    os.replace(partial, path)
+    with replacement(path) as partial:
+        pq.write_table(table, partial, compression="zstd")
 
 
 def free_memory_bytes(device: str) -> float:

@@ -12,6 +12,23 @@ from typing import TextIO
 
 
 @contextlib.contextmanager
+def replacement(path: Path) -> Iterator[Path]:
+    """A place beside `path` to write to, which takes its place at the end and is gone after a failure.
+
+    Raises:
+        OSError: the disk or the folder refuses.
+    """
+    target = path.resolve()
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        partial.replace(target)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
 def written_whole(path: Path) -> Iterator[TextIO]:
     """A text file to write, which takes its place at the end; gzipped where the name ends in .gz.
 
@@ -24,15 +41,8 @@ def written_whole(path: Path) -> Iterator[TextIO]:
         with path.open("w", encoding="utf-8", newline="") as file:
             yield file
         return
-    target = path.resolve()
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        with _opened(partial, packed=target.suffix == ".gz") as file:
-            yield file
-        partial.replace(target)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    with replacement(path) as partial, _opened(partial, packed=path.resolve().suffix == ".gz") as file:
+        yield file
 
 
 @contextlib.contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from tuner.errors import UsageError
 from tuner.performance.grid import Array
+from tuner.whole_file import replacement
 
 PROFILED: Final = "operators"
 """Folder in that of a profile, with one folder of tables per device, called after what the driver calls it."""
@@ -133,8 +133,7 @@ def write_table(
     }
     table = pa.table(columns).replace_schema_metadata({"serving_tuner": json.dumps(stated)})
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    pq.write_table(
-        table, partial, compression="zstd", compression_level=19, use_dictionary=list(keys), column_encoding=None
-    )
-    os.replace(partial, path)
+    with replacement(path) as partial:
+        pq.write_table(
+            table, partial, compression="zstd", compression_level=19, use_dictionary=list(keys), column_encoding=None
+        )
