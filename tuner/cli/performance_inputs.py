@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, Protocol, cast
 
 from tuner.errors import ModelError, TunerError
+from tuner.hardware import Hardware
 from tuner.model_graph import ModelGraph
+from tuner.performance.host_table import profile_folder
+from tuner.performance.operator_table import OperatorTable
 from tuner.performance.prediction import ModelSource
+from tuner.performance.table_choice import tables_for
 from tuner.step import NumberFormat
 from tuner.study.adapters import load, names
 
@@ -31,6 +35,22 @@ def installed(group: str, name: str) -> Callable[..., object]:
 def reader() -> _Reader:
     """The reader of Hugging Face configurations."""
     return cast(_Reader, installed(_READERS, "huggingface")())
+
+
+def device_catalogue(own: Path | None) -> Mapping[str, Hardware]:
+    """Accelerators by name: the shipped ones, widened by the user's file `own`.
+
+    Raises:
+        UsageError, StudyFileError: the file cannot be read, or its entries are wrong.
+    """
+    read = cast(Callable[[Path | None], Mapping[str, Hardware]], installed("tuner.device_catalogues", "shipped"))
+    return read(own)
+
+
+def operator_tables(catalogue: Mapping[str, Hardware], profiles: Path | None = None) -> dict[str, OperatorTable]:
+    """A table for every device: the shipped ones and those profiled here, in `profiles` or where they are kept."""
+    folder = cast(Callable[[], Path], installed("tuner.operator_tables", "shipped"))()
+    return tables_for(catalogue, folder, profiles or profile_folder())
 
 
 def read_model(path: Path) -> ModelGraph:

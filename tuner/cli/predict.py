@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import cast
 
-from tuner.cli.performance_inputs import installed, model_source
+from tuner.cli.performance_inputs import device_catalogue, model_source, operator_tables
 from tuner.errors import UsageError
-from tuner.hardware import Hardware
 from tuner.performance.batch_file import predict_rows, read_rows, write_rows
 from tuner.performance.corrections import shipped
-from tuner.performance.host_table import profile_folder
 from tuner.performance.prediction import Predictor
-from tuner.performance.table_choice import tables_for
 
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -55,11 +50,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(f"{arguments.models} is no folder. Give the folder that holds ORG--NAME/config.json.")
     names, rows = read_rows(arguments.batch)
     measured = read_rows(arguments.calibrate, measured=True)[1] if arguments.calibrate else []
-    catalogue = cast(Callable[[Path | None], Mapping[str, Hardware]], installed("tuner.device_catalogues", "shipped"))(
-        arguments.devices
-    )
-    folder = cast(Callable[[], Path], installed("tuner.operator_tables", "shipped"))()
-    predictor = Predictor(model_source(arguments.models), tables_for(catalogue, folder, profile_folder()), shipped())
+    tables = operator_tables(device_catalogue(arguments.devices))
+    predictor = Predictor(model_source(arguments.models), tables, shipped())
     found = predict_rows(predictor, rows, measured)
     write_rows(arguments.out, names, rows, found)
     declined = sum(1 for prediction in found if prediction.tpot_s is None)

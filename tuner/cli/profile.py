@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Protocol, cast
 
@@ -13,7 +13,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from tuner.cli.performance_inputs import installed, read_model
+from tuner.cli.performance_inputs import device_catalogue, installed, operator_tables, read_model
 from tuner.cli.progress import shown_progress
 from tuner.errors import UnavailableError, UnknownNameError, UsageError
 from tuner.hardware import Hardware, named_gpu
@@ -21,7 +21,6 @@ from tuner.model_graph import ModelGraph, key_operators
 from tuner.operators import Experts, MatMul, Operator
 from tuner.performance.host_table import profile_folder
 from tuner.performance.step_time import StepLoads, StepTime
-from tuner.performance.table_choice import tables_for
 from tuner.step import NumberFormat, OperatorKind, Shard, StepLoad
 from tuner.units import format_bytes, format_seconds
 
@@ -131,8 +130,7 @@ def _profile_gpu(arguments: argparse.Namespace, graph: ModelGraph) -> Hardware |
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
     print(f"tables are kept in {tables}", file=sys.stderr)
-    catalogue = _catalogue(arguments)
-    hardware = named_gpu(tables.name, catalogue)
+    hardware = named_gpu(tables.name, device_catalogue(arguments.devices))
     if hardware is None:
         print(
             f"note: the device catalogue has no {tables.name}, so predictions cannot use these times. "
@@ -145,11 +143,6 @@ def _profile_gpu(arguments: argparse.Namespace, graph: ModelGraph) -> Hardware |
 def _folder(arguments: argparse.Namespace, graph: ModelGraph) -> Path:
     chosen: Path | None = arguments.out
     return profile_folder() / _slug(graph.name) if chosen is None else chosen
-
-
-def _catalogue(arguments: argparse.Namespace) -> Mapping[str, Hardware]:
-    read = cast(Callable[[Path | None], Mapping[str, Hardware]], installed("tuner.device_catalogues", "shipped"))
-    return read(arguments.devices)
 
 
 def _measured(arguments: argparse.Namespace, graph: ModelGraph) -> _Times:
@@ -177,15 +170,13 @@ def _slug(name: str) -> str:
 
 
 def _looked_up(arguments: argparse.Namespace, graph: ModelGraph, device: str) -> _Times:
-    catalogue = _catalogue(arguments)
+    catalogue = device_catalogue(arguments.devices)
     if device not in catalogue:
         raise UnknownNameError("device", device, [*catalogue, "cpu", "cuda"])
-    folder = cast(Callable[[], Path], installed("tuner.operator_tables", "shipped"))()
     shard = Shard.tensor_parallel(arguments.tensor_parallel)
     graph.check(shard)
     _say_unpacked(graph, catalogue[device])
-    profiles = arguments.out or profile_folder()
-    step = StepTime(graph, tables_for(catalogue, folder, profiles)[device], shard)
+    step = StepTime(graph, operator_tables(catalogue, arguments.out)[device], shard)
     batch, tokens = np.array([float(arguments.batch)]), np.array([float(arguments.tokens)])
     loads = StepLoads.decode(batch, tokens) if arguments.decode else StepLoads.prefill(batch, tokens)
     return lambda operator: (float(step.operator_s(operator, loads)[1][0]), operator.kind in _IN_TABLES)

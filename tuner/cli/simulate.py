@@ -8,23 +8,18 @@ import json
 import math
 import sys
 import zlib
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 
-from tuner.cli.performance_inputs import installed, read_model
+from tuner.cli.performance_inputs import device_catalogue, operator_tables, read_model
 from tuner.errors import ModelError, TraceError, UnknownNameError, UsageError
-from tuner.hardware import Hardware
 from tuner.performance.batch_file import open_table
 from tuner.performance.corrections import Engine, shipped
-from tuner.performance.host_table import profile_folder
 from tuner.performance.simulation.continuous import Requests, Served, simulate
 from tuner.performance.simulation.engine_settings import read_settings
 from tuner.performance.simulation.step_tables import StepTables
 from tuner.performance.step_time import StepTime
-from tuner.performance.table_choice import tables_for
 from tuner.whole_file import written_whole
 
 _COLUMNS = ("arrival_s", "input_tokens", "output_tokens")
@@ -74,9 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
     if missing:
         raise UsageError(f"Nothing to simulate. Write a study file, or {' and '.join(missing)} too.")
     requests = read_requests(arguments.requests)
-    catalogue = cast(Callable[[Path | None], Mapping[str, Hardware]], installed("tuner.device_catalogues", "shipped"))(
-        arguments.devices
-    )
+    catalogue = device_catalogue(arguments.devices)
     if arguments.device not in catalogue:
         raise UnknownNameError("device", arguments.device, catalogue)
     hardware = catalogue[arguments.device]
@@ -85,8 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ModelError(f"{graph.name} ({graph.family}) generates no tokens. Give a language model.")
     engine = Engine.named(arguments.engine)
     known = read_settings(settings, graph, hardware)
-    folder = cast(Callable[[], Path], installed("tuner.operator_tables", "shipped"))()
-    step = StepTime(graph, tables_for(catalogue, folder, profile_folder())[arguments.device], known.shard, known.cache)
+    step = StepTime(graph, operator_tables(catalogue)[arguments.device], known.shard, known.cache)
     longest = int((requests.input_tokens + requests.output_tokens).max())
     tables = StepTables.of(
         step, shipped().corrections, engine, True, known.scheduler.max_num_batched_tokens, max(longest, 64)
