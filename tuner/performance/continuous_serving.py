@@ -26,13 +26,12 @@ from scipy.special import ndtr, ndtri
 from tuner.errors import ModelError
 from tuner.metric import STANDARD_STATISTICS, Metric, MetricRef
 from tuner.model_graph import ModelGraph
-from tuner.performance.corrections import Engine, Learned
+from tuner.performance.corrections import DEFAULT_BUDGET, Engine, Learned
 from tuner.performance.grid import Array
 from tuner.performance.memory import memory_need
 from tuner.performance.operator_table import OperatorTable
 from tuner.performance.predicted_metrics import PredictedMetrics
 from tuner.performance.prediction import Predictor
-from tuner.performance.published_sweeps import DEFAULT_BUDGET
 from tuner.performance.serving_row import Placement, ServingRow
 from tuner.performance.simulation.traffic import mean_rate
 from tuner.performance.steady_state import prompt_s

@@ -19,6 +19,8 @@ from tuner.errors import UsageError
 from tuner.performance.grid import Array
 
 SHIPPED: Final = Path(__file__).with_name("corrections.json")
+DEFAULT_BUDGET: Final = 8192.0
+"""Tokens that engines compute in one step by default."""
 
 
 class Engine(enum.Enum):

@@ -16,10 +16,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from tuner.performance.corrections import Engine
-
-DEFAULT_BUDGET: Final = 8192.0
-"""Tokens that engines compute in one step by default."""
+from tuner.performance.corrections import DEFAULT_BUDGET, Engine
 
 _PUBLISHED: Final = re.compile(r"(\d{4}-\d{2}-\d{2}\.csv|[^/]+-gap-analysis\.csv|db-dump/|gap-analysis/)")
 _VALIDATION: Final = "gap-analysis/"
