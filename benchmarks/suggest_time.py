@@ -2,7 +2,8 @@
 
 Each strategy is told the same trials of the same synthetic server and asked for the next configuration, model
 fits included; strategies take turns, and medians are reported, with how many times as long as ours the others take.
-Ours are told what each configuration that they ask for did, so that every call has a trial more than the one before.
+Ours and Optuna's are told what each configuration that they ask for did, so that every call has a trial more than the
+one before.
 Optuna's GPSampler and BoTorch's mixed alternating optimiser search the full product of the domains, as they know
 neither rules nor conditions.
 
@@ -36,7 +37,7 @@ from tuner.parameter import Condition, Config, Parameter, Scale, powers_of_two
 from tuner.slo import Slo, excesses
 from tuner.space import Rule, Space
 from tuner.strategies.bayesian import BayesianSampler
-from tuner.strategies.candidates import Candidates, Rows, coordinates, levels
+from tuner.strategies.candidates import Candidates, Rows, config_of, coordinates, levels
 from tuner.strategies.foreign import ForeignSampler
 from tuner.strategies.history import OUTCOME, History, distributions, outcome_to_json
 from tuner.strategies.listed_problem import EarlierTask
@@ -119,20 +120,22 @@ def told(candidates: Candidates, count: int, seed: int) -> optuna.Study:
     study = optuna.create_study(direction="maximize")
     others = np.random.default_rng(seed).choice(len(candidates), count - 1, replace=False)
     for position in (candidates.default_position, *others):
-        config = candidates.config(int(position))
-        outcome = served(config)
-        failed = isinstance(outcome, Infeasible)
-        study.add_trial(
-            optuna.create_trial(
-                params=space.complete(config),
-                distributions=distributions(space),
-                user_attrs={OUTCOME: outcome_to_json(outcome)},
-                state=optuna.trial.TrialState.FAIL if failed else optuna.trial.TrialState.COMPLETE,
-                value=None if isinstance(outcome, Infeasible) else outcome.metrics["throughput"].value,
-                constraints=None if isinstance(outcome, Infeasible) else excesses(SLOS, outcome.values()),
-            )
-        )
+        study.add_trial(told_trial(space, candidates.config(int(position))))
     return study
+
+
+def told_trial(space: Space, config: Config) -> optuna.trial.FrozenTrial:
+    """A finished trial of a configuration."""
+    outcome = served(config)
+    failed = isinstance(outcome, Infeasible)
+    return optuna.create_trial(
+        params=space.complete(config),
+        distributions=distributions(space),
+        user_attrs={OUTCOME: outcome_to_json(outcome)},
+        state=optuna.trial.TrialState.FAIL if failed else optuna.trial.TrialState.COMPLETE,
+        value=None if isinstance(outcome, Infeasible) else outcome.metrics["throughput"].value,
+        constraints=None if isinstance(outcome, Infeasible) else excesses(SLOS, outcome.values()),
+    )
 
 
 def earlier_tasks(candidates: Candidates) -> list[EarlierTask]:
@@ -176,18 +179,24 @@ def ours(candidates: Candidates, count: int, earlier: list[EarlierTask] | None =
     return Contender(lambda: study.ask(distributions(candidates.space)), learn)
 
 
-def optuna_gp(candidates: Candidates, study: optuna.Study) -> Contender:
-    """Optuna's Gaussian-process sampler, told the same trials, failures included."""
+def optuna_gp(candidates: Candidates, count: int) -> Contender:
+    """Optuna's Gaussian-process sampler, told the same trials, failures included; reading them does not count."""
+    study = told(candidates, count, seed=1)
     sampler = BayesianSampler(candidates, OBJECTIVES, SLOS)
-    history = sampler.history(study)
-    open_positions = np.ones(len(candidates), dtype=bool)
+    histories = [sampler.history(study)]
 
     def suggest() -> Rows:
         inner = optuna.samplers.GPSampler(seed=0, n_startup_trials=1)
         foreign = ForeignSampler(candidates, OBJECTIVES, SLOS, inner=inner)
-        return foreign.choose(history, open_positions, 0)
+        open_positions = np.ones(len(candidates), dtype=bool)
+        open_positions[candidates.positions(histories[-1].tried_rows)] = False
+        return foreign.choose(histories[-1], open_positions, 0)
 
-    return Contender(suggest)
+    def learn(row: Rows) -> None:
+        study.add_trial(told_trial(candidates.space, config_of(candidates.space, row)))
+        histories.append(sampler.history(study))
+
+    return Contender(suggest, learn)
 
 
 def botorch_mixed(candidates: Candidates, study: optuna.Study) -> Contender:
@@ -243,9 +252,8 @@ def main() -> None:
                 "serving-tuner, earlier tasks": ours(candidates, count, earlier_tasks(candidates)),
             }
             if rivals and not arguments.no_rivals:
-                study = told(candidates, count, seed=1)
-                contenders["Optuna GPSampler"] = optuna_gp(candidates, study)
-                contenders[SLOW] = botorch_mixed(candidates, study)
+                contenders["Optuna GPSampler"] = optuna_gp(candidates, count)
+                contenders[SLOW] = botorch_mixed(candidates, told(candidates, count, seed=1))
             found = timed(contenders, {SLOW: arguments.slow_repeats}, arguments.repeats)
             ours_s = statistics.median(found["serving-tuner"])
             for name, seconds in found.items():

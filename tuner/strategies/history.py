@@ -28,7 +28,7 @@ from tuner.early_end import Side
 from tuner.errors import SpaceError, UnknownNameError
 from tuner.metric import MetricRef
 from tuner.objective import Objective
-from tuner.parameter import Config, Parameter, Scale
+from tuner.parameter import Parameter, Scale
 from tuner.slo import Slo
 from tuner.space import Space
 from tuner.strategies.candidates import Rows, row_of
@@ -101,8 +101,30 @@ class History:
         return self.metrics.index(metric)
 
 
+class TrialRows:
+    """The configurations of trials as rows; each is read once, as a study's trials are looked at before every question.
+
+    Args:
+        space: of the study.
+    """
+
+    def __init__(self, space: Space) -> None:
+        self.space = space
+        self._known: dict[tuple[tuple[str, object], ...], Rows | None] = {}
+
+    def of(self, trial: FrozenTrial) -> Rows | None:
+        """The configuration of a trial, shape (d,); `None` when its parameters are incomplete or not of this space."""
+        key = tuple(trial.params.items())
+        if key not in self._known:
+            try:
+                self._known[key] = row_of(self.space, self.space.config(trial.params))
+            except (SpaceError, UnknownNameError):
+                self._known[key] = None
+        return self._known[key]
+
+
 def observations(
-    trials: Iterable[FrozenTrial], space: Space, objectives: Sequence[Objective], slos: Sequence[Slo]
+    trials: Iterable[FrozenTrial], rows: TrialRows, objectives: Sequence[Objective], slos: Sequence[Slo]
 ) -> History:
     """The trials of a study as arrays.
 
@@ -115,10 +137,9 @@ def observations(
     failed: list[tuple[int, Rows, Reason]] = []
     pending: list[Rows] = []
     for trial in sorted(trials, key=lambda trial: trial.number):
-        config = config_of_trial(trial, space)
-        if config is None:
+        row = rows.of(trial)
+        if row is None:
             continue
-        row = row_of(space, config)
         if trial.state in (TrialState.RUNNING, TrialState.WAITING):
             pending.append(row)
             continue
@@ -135,7 +156,7 @@ def observations(
     shape = (len(measured), len(metrics))
     return History(
         metrics=metrics,
-        rows=_stack([row for _, row, _ in measured], space),
+        rows=_stack([row for _, row, _ in measured], rows.space),
         values=np.array(
             [[np.nan if one is None else one[0] for one in line] for line in estimates], dtype=np.float64
         ).reshape(shape),
@@ -145,9 +166,9 @@ def observations(
         sides=np.array([[0 if one is None else one[2] for one in line] for line in estimates], dtype=np.int8).reshape(
             shape
         ),
-        failed_rows=_stack([row for _, row, _ in failed], space),
+        failed_rows=_stack([row for _, row, _ in failed], rows.space),
         reasons=tuple(reason for _, _, reason in failed),
-        pending_rows=_stack(pending, space),
+        pending_rows=_stack(pending, rows.space),
         numbers=tuple(number for number, _, _ in measured),
         failed_numbers=tuple(number for number, _, _ in failed),
     )
@@ -169,14 +190,6 @@ def distributions(space: Space) -> dict[str, BaseDistribution]:
     are a subset of the range, and `Candidates` alone knows which.
     """
     return {parameter.name: _distribution(parameter) for parameter in space.parameters}
-
-
-def config_of_trial(trial: FrozenTrial, space: Space) -> Config | None:
-    """The configuration of a trial; `None` when its parameters are incomplete or not of this space."""
-    try:
-        return space.config(trial.params)
-    except (SpaceError, UnknownNameError):
-        return None
 
 
 def outcome_of_trial(trial: FrozenTrial) -> Outcome | None:

@@ -20,7 +20,7 @@ from tuner.objective import Objective
 from tuner.parameter import Value
 from tuner.slo import Slo
 from tuner.strategies.candidates import Candidates, Rows, config_of, levels, row_of
-from tuner.strategies.history import History, observations
+from tuner.strategies.history import History, TrialRows, observations
 from tuner.strategies.listed_problem import Answer, Bound, EarlierTask, ListedParameter, ListedProblem
 from tuner.strategies.meta_prior import EarlierKnowledge, MetaSettings
 from tuner.strategies.meta_search import MetaSearch
@@ -75,7 +75,7 @@ class MetaSampler(CandidateSampler):
 
     def prepare(self) -> None:
         """Fits what the earlier tasks have in common, which may take seconds, before it is asked for anything."""
-        nothing = observations([], self.candidates.space, self.objectives, self.slos)
+        nothing = observations([], TrialRows(self.candidates.space), self.objectives, self.slos)
         self._search(nothing, self._open(nothing), 1)
 
     def choose(self, history: History, open_positions: npt.NDArray[np.bool_], number: int) -> Rows:

@@ -18,7 +18,7 @@ from tuner.objective import Objective
 from tuner.slo import Slo
 from tuner.strategies.candidates import Candidates, Rows, config_of
 from tuner.strategies.guidance import Guidance
-from tuner.strategies.history import History, distributions, observations
+from tuner.strategies.history import History, TrialRows, distributions, observations
 
 
 class SpaceExhausted(RunError):
@@ -50,6 +50,7 @@ class CandidateSampler(BaseSampler, abc.ABC):
         self.seed = seed
         self.guidance = Guidance()
         self._distributions = distributions(candidates.space)
+        self._trial_rows = TrialRows(candidates.space)
 
     @abc.abstractmethod
     def choose(self, history: History, open_positions: npt.NDArray[np.bool_], number: int) -> Rows:
@@ -67,7 +68,7 @@ class CandidateSampler(BaseSampler, abc.ABC):
 
     def history(self, study: Study) -> History:
         """The study's trials as arrays."""
-        return observations(study.get_trials(deepcopy=False), self.candidates.space, self.objectives, self.slos)
+        return observations(study.get_trials(deepcopy=False), self._trial_rows, self.objectives, self.slos)
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """Refuses a trial for which nothing is left.

@@ -12,7 +12,7 @@ from tuner.strategies.bayesian import BayesianSampler
 from tuner.strategies.beliefs import Beliefs
 from tuner.strategies.candidates import Candidates, row_of
 from tuner.strategies.foreign import ForeignSampler, sampler_by_name
-from tuner.strategies.history import observations
+from tuner.strategies.history import TrialRows, observations
 from tuner.strategies.listed_problem import Answer
 from tuner.strategies.meta_search import MetaSearch
 from tuner.strategies.random import RandomSampler
@@ -82,7 +82,7 @@ def test_search_finds_as_good_configurations_from_bounds_as_from_values() -> Non
 def test_where_nothing_was_measured_to_its_end_the_search_goes_on() -> None:
     study = PROBLEM.run(RandomSampler(CANDIDATES, PROBLEM.objectives, PROBLEM.slos, 5), 30, 5)
     trials = [trial for trial in study.get_trials() if 'ended_early":{' in str(trial.user_attrs.get("outcome"))]
-    history = observations(trials, PROBLEM.space, PROBLEM.objectives, PROBLEM.slos)
+    history = observations(trials, TrialRows(PROBLEM.space), PROBLEM.objectives, PROBLEM.slos)
     assert len(history.rows) >= 3
     assert not history.whole.any()
     sampler = BayesianSampler(CANDIDATES, PROBLEM.objectives, PROBLEM.slos, 0)

@@ -16,6 +16,7 @@ from tuner.strategies.history import (
     KIND,
     OUTCOME,
     Kind,
+    TrialRows,
     distributions,
     kind_of_trial,
     observations,
@@ -115,7 +116,7 @@ def test_trials_become_arrays_by_how_they_ended() -> None:
     trial({"instances": 3}, measured({"throughput": math.inf, "p99(latency)": 0.02}), failed)
     trial({}, measured({"throughput": 11.0, "p99(latency)": 0.03}), complete)
 
-    history = observations(study.get_trials(), space, (THROUGHPUT,), (SLO,))
+    history = observations(study.get_trials(), TrialRows(space), (THROUGHPUT,), (SLO,))
     assert history.metrics == (THROUGHPUT.metric, LATENCY)
     assert history.numbers == (0, 4, 6)
     assert history.values[:, 0] == pytest.approx([10, 12, 11])
