@@ -38,6 +38,10 @@ _JOINT = 128
 _LEAST_JOINT = 64
 _JOINT_PROSPECTS = 256
 """Rows that are drawn jointly for prospects, in which many that are hardly likely count for something together."""
+_JOINT_UNMEASURED = 512
+"""The same while nothing is measured: as no level is known, rows can hardly be told apart one by one."""
+_LEVELS = 32
+"""Draws of the levels by which rows are then chosen from more than those."""
 _INCUMBENTS = 8
 _LIKELIEST = 2
 """Hypotheses that say which rows are drawn."""
@@ -149,7 +153,8 @@ class MetaSearch:
         searching_alone = self._searching_alone()
         weights = self._weights(searching_alone)
         pending = [row for row in self._asked if row not in self._told]
-        rows = self._promising(weights, max(_JOINT - len(self._told), _LEAST_JOINT), pending, open_rows)
+        count = max(_JOINT - len(self._told), _LEAST_JOINT) if self._measured else _JOINT_UNMEASURED
+        rows = self._promising(weights, count, pending, open_rows)
         gain = self._gains(weights, rows)
         asked = np.isin(rows, self._asked)
         if searching_alone and any(math.isfinite(self._problem.gain(answer)) for answer in self._told.values()):
@@ -166,8 +171,7 @@ class MetaSearch:
         by row, under the likeliest hypotheses.
         """
         total = len(self._problem.rows)
-        # Before anything is measured no level is known: rows cannot be told apart one by one.
-        if total <= count or not any(answer.ran for answer in self._told.values()):
+        if total <= count:
             return np.arange(total)
         chance = self._chances(weights)
         ranked = np.argsort(-chance, kind="stable")
@@ -178,17 +182,18 @@ class MetaSearch:
     def _chances(self, weights: FloatArray) -> FloatArray:
         """See `_promising`, shape (n,)."""
         likeliest = np.argsort(-weights, kind="stable")[:_LIKELIEST].tolist()
-        means, deviations = self._mixture.moments(OBJECTIVE, likeliest)
-        standard = [(means, deviations**2)]
+        means, variances = self._outlook(0, likeliest)
+        deviations, standard = np.sqrt(variances), [(means, variances)]
         below = self._problem.direction is Direction.MINIMIZE
         signs, ran_deviations = self._mixture.moments(RAN, likeliest)
         holds = ndtr(signs / ran_deviations)
         for row, answer in self._told.items():
             holds[:, row] = answer.ran
-        for metric, bound in zip(self._prior.metrics[1:], self._problem.bounds, strict=False):
+        holds = np.repeat(holds, len(means) // len(likeliest), axis=0)
+        for at, bound in enumerate(self._problem.bounds, start=1):
+            metric = self._prior.metrics[at]
             limit = metric.standard(bound.limit)
-            values, variances = self._mixture.moments(metric.name, likeliest)
-            variances = variances**2
+            values, variances = self._outlook(at, likeliest)
             for loading, (other, further) in zip(metric.loadings, standard, strict=True):
                 values, variances = values + loading * other, variances + loading**2 * further
             standard.append((values, variances))
@@ -196,7 +201,29 @@ class MetaSearch:
             holds *= ndtr(room if bound.at_most else -room)
         gains = -means if below else means
         floors = np.where(holds >= 0.5, gains, -np.inf).max(axis=1, keepdims=True)
-        return np.asarray(weights[likeliest] @ (holds * ndtr((gains - floors) / deviations)))
+        chance = holds * ndtr((gains - floors) / deviations)
+        return np.asarray(weights[likeliest] @ chance.reshape(len(likeliest), -1, chance.shape[1]).mean(axis=1))
+
+    def _outlook(self, at: int, hypotheses: Sequence[int]) -> tuple[FloatArray, FloatArray]:
+        """Means and variances of the metric at position `at`, shape (hypotheses x levels, n), levels running faster.
+
+        Once something is measured there is one level, as known as it is; before, there are draws of it, the same for
+        all rows, and what varies is the rest.
+        """
+        metric = self._prior.metrics[at]
+        means, deviations = self._mixture.moments(metric.name, hypotheses)
+        if self._measured:
+            return means, deviations**2
+        level = np.array([metric.gaussians[hypothesis].level for hypothesis in hypotheses])
+        draws = np.random.default_rng(at).standard_normal(_LEVELS)
+        shifted = means[:, None, :] + (np.sqrt(level)[:, None] * draws)[:, :, None]
+        rest = np.maximum(deviations**2 - level[:, None], _SMALL)
+        return shifted.reshape(-1, means.shape[1]), np.repeat(rest, _LEVELS, axis=0)
+
+    @property
+    def _measured(self) -> bool:
+        """Whether any configuration ran, so that levels are known."""
+        return any(answer.ran for answer in self._told.values())
 
     def _searching_alone(self) -> bool:
         """Whether it is the turn of the hypotheses that do not rest on the earlier tasks' surfaces."""
