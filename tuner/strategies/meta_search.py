@@ -148,7 +148,7 @@ class MetaSearch:
         open_rows[self._asked] = False
         if not open_rows.any():
             open_rows[:] = True
-        if not self._problem.earlier and len(self._asked) < 3:
+        if not self._prior.transferred.any() and len(self._asked) < 3:
             return self._spread_out(open_rows)
         searching_alone = self._searching_alone()
         weights = self._weights(searching_alone)

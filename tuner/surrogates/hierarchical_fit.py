@@ -14,8 +14,9 @@ which costs O(m^3 + sum n_t^3) instead of O((sum n_t)^3).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from scipy.optimize import minimize
 from tuner.surrogates.hierarchical_kernel import LATENTS, FloatArray, GridEncoding, IntArray, KernelTables, covariance
 
 _JITTER = 1e-4
+_LEAST_VARIANCE = 1e-12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +55,8 @@ class Hyperparameters:
         embedding: of the latent coordinates, shape (LATENTS, size).
         level: log standard deviation of a task's level.
         noise: log standard deviation of one measurement.
+        told: how much likelier they make the tasks' values than levels and independent errors do, in nats per value:
+            about -ln(1 - R^2) / 2 if a share R^2 of the variance within tasks follows from the configuration.
     """
 
     shared: FloatArray
@@ -60,6 +64,7 @@ class Hyperparameters:
     embedding: FloatArray
     level: float
     noise: float
+    told: float = 0.0
 
 
 def default_hyperparameters(encoding: GridEncoding) -> Hyperparameters:
@@ -118,7 +123,16 @@ def fit_hyperparameters(
     found: Any = minimize(
         objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": iterations, "ftol": 1e-5}
     )
-    return _unpack(np.asarray(found.x), tables)
+    fitted = _unpack(np.asarray(found.x), tables)
+    return replace(fitted, told=_told(objective.penalty(found.x) - float(found.fun), tasks))
+
+
+def _told(log_likelihood: float, tasks: Sequence[TaskData]) -> float:
+    """See `Hyperparameters.told`; like `log_likelihood` without the constant of the normal density."""
+    count = sum(len(task.values) for task in tasks)
+    squares = sum(float(((task.values - task.values.mean()) ** 2).sum()) for task in tasks)
+    variance = max(squares / max(count - len(tasks), 1), _LEAST_VARIANCE)
+    return (log_likelihood + 0.5 * count * (1.0 + math.log(variance))) / count
 
 
 def _pack(hyperparameters: Hyperparameters) -> FloatArray:
@@ -203,8 +217,12 @@ class _Objective:
         assert theta.grad is not None
         gradient = theta.grad.numpy()
         gradient[-2:] += 2.0 * level * found.by_own.sum(), 2.0 * noise * found.by_noise
+        return self.penalty(packed) - found.value, (packed - self._centre) / self._prior_std**2 - gradient
+
+    def penalty(self, packed: FloatArray) -> float:
+        """Negative log prior density, without its constant."""
         gap = (packed - self._centre) / self._prior_std
-        return 0.5 * float(gap @ gap) - found.value, gap / self._prior_std - gradient
+        return 0.5 * float(gap @ gap)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""How alike tasks are by what describes them."""
+"""What is believed of earlier tasks: how alike they are by what describes them, and whether they tell anything."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from tuner.metric import Direction
 from tuner.parameter import Scale
-from tuner.strategies.listed_problem import EarlierTask, ListedParameter, ListedProblem
-from tuner.strategies.meta_prior import likeness
+from tuner.strategies.listed_problem import Bound, EarlierTask, ListedParameter, ListedProblem
+from tuner.strategies.meta_prior import MetaSettings, likeness, meta_prior
 
 
 def problem(own: dict[str, float], *earlier: dict[str, float]) -> ListedProblem:
@@ -51,3 +51,41 @@ def test_a_model_of_like_size_counts_for_more_than_one_ten_times_as_large() -> N
 def test_without_features_that_all_tasks_have_each_is_as_likely() -> None:
     assert likeness(problem({"size": 1.0}, {"size": 2.0}, {})) == pytest.approx([0.5, 0.5])
     assert likeness(problem({}, {"size": 2.0}, {"size": 3.0})) == pytest.approx([0.5, 0.5])
+
+
+GRID = tuple((batch, workers) for batch in (1, 2, 4, 8, 16) for workers in (1, 2, 3, 4))
+
+
+def measured(disorder: float) -> ListedProblem:
+    """Four earlier tasks, in which a share of the configurations answered for one another."""
+    generator = np.random.default_rng(4)
+    batch, workers = np.array(GRID, dtype=float).T
+    tasks = []
+    for size in (0.5, 0.8, 1.1, 1.7):
+        latency = size * (2.0 + batch) * workers**0.5 * np.exp(0.05 * generator.normal(size=len(GRID)))
+        order = np.arange(len(GRID))
+        moved = generator.choice(len(GRID), round(disorder * len(GRID)), replace=False)
+        order[moved] = order[generator.permutation(moved)]
+        tasks.append(
+            EarlierTask(
+                name=(f"{size:g}",),
+                rows=GRID,
+                ran=np.ones(len(GRID), bool),
+                objective=(batch * workers / latency)[order],
+                constraints=latency[order, None],
+            )
+        )
+    return ListedProblem(
+        parameters=(ListedParameter("batch", Scale.LOG), ListedParameter("workers", Scale.LINEAR)),
+        rows=GRID,
+        direction=Direction.MAXIMIZE,
+        bounds=(Bound(name="latency", limit=10.0, at_most=True),),
+        earlier=tuple(tasks),
+    )
+
+
+@pytest.mark.parametrize(("disorder", "transferred"), [(0.0, True), (0.3, True), (1.0, False)])
+def test_earlier_tasks_count_only_where_their_answers_follow_from_the_configuration(
+    disorder: float, transferred: bool
+) -> None:
+    assert meta_prior(measured(disorder), MetaSettings(), {}).transferred.any() == transferred
