@@ -57,7 +57,17 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Belief:
-    """What a strategy that knows its own uncertainty believed after a step: a line of `beliefs.jsonl`."""
+    """What a strategy that knows its own uncertainty believed after a step: a line of `beliefs.jsonl`.
+
+    Attributes:
+        task, group, strategy, seed, step: as of `Evaluation`.
+        within: probability that the best so far is within 5 % of the optimum.
+        expected_gain: of one more trial.
+        right: whether the best so far is within 5 %.
+        chance: probability of the configuration asked in this step to be within 5 %, as believed before; `None` where
+            it was asked for another reason.
+        hit: whether it is.
+    """
 
     task: str
     group: tuple[Value, ...]
@@ -67,6 +77,8 @@ class Belief:
     within: float
     expected_gain: float | None
     right: bool
+    chance: float | None
+    hit: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +132,9 @@ class Prospects(Protocol):
 @runtime_checkable
 class Believing(Protocol):
     """A strategy that says how sure it is."""
+
+    @property
+    def chance(self) -> float | None: ...
 
     def prospects(self) -> Prospects: ...
 
@@ -250,6 +265,8 @@ class _Recorder:
                 within=prospects.within,
                 expected_gain=prospects.expected_gain if math.isfinite(prospects.expected_gain) else None,
                 right=prospects.best is not None and bool(self._good[prospects.best]),
+                chance=strategy.chance,
+                hit=bool(self._good[self._answers[-1][0]]),
             )
         )
 

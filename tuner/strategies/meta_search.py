@@ -96,6 +96,7 @@ class MetaSearch:
             signs=(RAN,),
         )
         self._tie_break: FloatArray = 1e-9 * self._generator.random(len(problem.rows))
+        self._chance: float | None = None
         self._asked: list[int] = []
         self._told: dict[int, Answer] = {}
 
@@ -103,6 +104,14 @@ class MetaSearch:
     def prior(self) -> MetaPrior:
         """The prior it started from."""
         return self._prior
+
+    @property
+    def chance(self) -> float | None:
+        """Probability that was given to the last row asked to be within the tolerance of the best.
+
+        `None` where that was not what it was asked for, or where others are in flight.
+        """
+        return self._chance
 
     def ask(self) -> int:
         """See `ListedStrategy.ask`; rows are not repeated until all have been asked."""
@@ -144,6 +153,7 @@ class MetaSearch:
             return self._prospects()
 
     def _choose(self) -> int:
+        self._chance = None
         open_rows = np.ones(len(self._problem.rows), bool)
         open_rows[self._asked] = False
         if not open_rows.any():
@@ -162,7 +172,10 @@ class MetaSearch:
         else:
             good = self._good(gain)
             score = (good & ~good[np.isin(rows, pending)].any(axis=0)).mean(axis=1)
-        return int(rows[np.argmax(np.where(open_rows[rows], score + self._tie_break[rows], -1.0))])
+        chosen = int(np.argmax(np.where(open_rows[rows], score + self._tie_break[rows], -1.0)))
+        if not searching_alone and not pending:
+            self._chance = float(score[chosen])
+        return int(rows[chosen])
 
     def _promising(self, weights: FloatArray, count: int, needed: Sequence[int], open_rows: BoolArray) -> IntArray:
         """Those that are needed and `count` more: the best of what was told, else open ones likely to be good.

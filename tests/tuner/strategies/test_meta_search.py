@@ -71,3 +71,19 @@ def test_failures_tell_no_level_and_the_search_goes_on() -> None:
         asked.append(search.ask())
         search.tell(asked[-1], Answer(ran=False, objective=None, constraints=()))
     assert len(set(asked)) == 3
+
+
+def test_it_says_how_likely_what_it_asks_for_is_good_unless_it_asks_for_something_else() -> None:
+    search = MetaSearch(problem(0.6, 0.8, 1.1), cache=FITTED)
+    throughput, latency = served(1.0)
+    chances = []
+    for _ in range(6):
+        row = search.ask()
+        chances.append(search.chance)
+        search.tell(row, Answer(ran=True, objective=float(throughput[row]), constraints=(float(latency[row]),)))
+    # The sixth is asked without the earlier tasks, for the expected improvement.
+    assert all(chance is not None and 0.0 < chance <= 1.0 for chance in chances[:5])
+    assert chances[5] is None
+    search.ask_for(0)
+    search.ask()
+    assert search.chance is None
