@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from search_spaces.device_catalogue import catalogue
 from tuner.performance.simulation.continuous import Requests, Scheduler, simulate
 from tuner.performance.simulation.ranks import Together, simulate_ranks
 from tuner.performance.simulation.step_tables import StepTables
@@ -59,7 +60,8 @@ def real(folder: Path) -> None:
         )
         ranks = settings["data_parallel_size"]
         if ranks > 1:
-            served = simulate_ranks(requests, ranks, scheduler, tables, experts_together(folder, ranks))
+            together = experts_together(folder, ranks, captured_sizes(settings["max_num_seqs"]))
+            served = simulate_ranks(requests, ranks, scheduler, tables, together)
         else:
             served = simulate(requests, scheduler, tables)
         compare(
@@ -122,14 +124,20 @@ def skew_share(folder: Path, hardware: str, model: str, regime: str) -> float:
     return float((rows.t_skew_us - rows.t_mean_us).sum() / (rows.t_max_us - rows.t_mean_us).sum())
 
 
-def experts_together(folder: Path, ranks: int) -> Together:
+def captured_sizes(places: int) -> NDArray[np.int64]:
+    """Tokens for which vLLM captures CUDA graphs, by default."""
+    most = min(2 * places, 512)
+    return np.array([1, 2, 4, *range(8, min(most, 255) + 1, 8), *range(256, most + 1, 16)])
+
+
+def experts_together(folder: Path, ranks: int, captured: NDArray[np.int64]) -> Together:
     """Qwen3-30B-A3B's experts shared out among the ranks, and the exchange of tokens with them.
 
     vLLM gathers all ranks' hidden states and router logits before the experts and scatters their sums after; NCCL's own
     times on this kind of GPU, in one server, are those of the tables that ship.
     """
     experts = pd.read_csv(folder / "v1_moe.csv.gz")
-    layers, hidden, count, each = 48, 2048, 128, 8
+    layers, hidden, inner, count, each = 48, 2048, 768, 128, 8
     tokens = np.unique(np.round(np.geomspace(1, 2048 * ranks, 60)))
     # A rank has its share of the experts, and of every token's pairs with experts.
     touched = count / ranks * (1 - (1 - each / count) ** tokens)
@@ -139,12 +147,16 @@ def experts_together(folder: Path, ranks: int) -> Together:
         np.interp(t / ranks, known, [np.interp(e, line.dropna().index, line.dropna()) for _, line in grid.iterrows()])
         for t, e in zip(tokens, touched, strict=True)
     ]
+    # Of the pairs with other ranks' experts the kernels write zeros for both products, and activate, and add these up.
+    traffic = (5 * inner + 2 * hidden) * 2.0 * tokens * each * (1 - 1 / ranks)
+    others_us = traffic / catalogue()["rtx_pro_6000_server"].bandwidth_bytes_per_s * 1e6
     exchange_us = (
         nccl_us("all_gather", ranks, tokens * hidden)
         + nccl_us("all_gather", ranks, tokens * count)
         + nccl_us("reduce_scatter", ranks, tokens * hidden)
     )
-    return Together(tokens=tokens, seconds=layers * (np.array(experts_us) + exchange_us) * 1e-6)
+    each_us = np.array(experts_us) + others_us + exchange_us
+    return Together(tokens=tokens, seconds=layers * each_us * 1e-6, captured=captured)
 
 
 def nccl_us(operation: str, ranks: int, elements: Array) -> Array:
@@ -243,7 +255,7 @@ def vidur_tables(data: Path, model: str, profile: str) -> StepTables:
         tokens=tokens, token_s=token_ms * layers * 1e-3, sequences=np.array([1.0, 2.0]), sequence_s=np.zeros(2),
         batches=batches, contexts=contexts, decode_s=decode_ms * layers * 1e-3,
         mixed_decode_s=decode_ms * layers * 1e-3, chunks=chunks, cached=cached,
-        prefill_s=prefill_ms * layers * 1e-3, host_s=0.0, host_per_sequence_s=0.0, overlapped=True,
+        prefill_s=prefill_ms * layers * 1e-3, host_s=0.0, host_per_sequence_s=0.0, overlapped=False,
     )  # fmt: skip
 
 

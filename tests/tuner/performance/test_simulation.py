@@ -208,6 +208,23 @@ def test_a_shared_prefix_is_computed_once() -> None:
     assert shared.first_token_s[1] - 1.0 == pytest.approx(0.01 + 40 * 0.0001)
 
 
+@pytest.mark.parametrize(("overlapped", "first_token_s"), [(False, 0.0304), (True, 0.0406)])
+def test_a_loop_beside_the_gpu_plans_a_step_when_the_one_before_begins(overlapped: bool, first_token_s: float) -> None:
+    # Steps of 10.2, 10.1, 10.1 ms; the second request, of one token, arrives during the second.
+    trace = requests([0.0, 0.015], [2, 1], [9, 1])
+    served = simulate(trace, Scheduler(blocks=100), replace(tables(), overlapped=overlapped))
+    assert served.first_token_s[1] == pytest.approx(first_token_s, abs=2e-4)
+
+
+def test_a_client_of_such_a_loop_is_heard_a_step_later_still() -> None:
+    trace = replace(requests([0.0, 0.0, 0.0], [2, 2, 2], [50, 3, 3]), clients=2)
+    apart = simulate(trace, Scheduler(blocks=100), replace(tables(), overlapped=False))
+    beside = simulate(trace, Scheduler(blocks=100), tables())
+    waits = [served.scheduled_s[2] - served.arrival_s[2] for served in (apart, beside)]
+    assert waits[0] == pytest.approx(0.0)
+    assert waits[1] == pytest.approx(2 * 0.0101, rel=0.02)
+
+
 def test_whole_prompts_hold_up_decoding_when_they_go_first() -> None:
     trace = requests([0.0, 0.05], [10, 2000], [100, 1])
     both = simulate(trace, Scheduler(blocks=1000, max_num_batched_tokens=256), tables())
@@ -255,6 +272,13 @@ def test_an_idle_rank_takes_part_with_a_token_of_no_use() -> None:
     alone = simulate_ranks(requests([0.0, 9.0], [100, 1], [1, 1]), 2, Scheduler(blocks=100), tables(), exchange)
     assert served.first_token_s[0] == pytest.approx(0.010 + 100 * 0.0001 + 0.099)
     assert alone.first_token_s[0] == pytest.approx(served.first_token_s[0] + 0.001)
+
+
+def test_steps_of_ranks_are_padded_to_what_was_captured() -> None:
+    exchange = Together(tokens=np.array([0.0, 1000.0]), seconds=np.array([0.0, 1.0]), captured=np.array([8, 64, 128]))
+    for tokens, exchanged in (([100, 5], 2 * 128), ([60, 1], 2 * 64), ([200, 5], 205)):
+        served = simulate_ranks(requests([0.0, 0.0], tokens, [1, 1]), 2, Scheduler(blocks=100), tables(), exchange)
+        assert served.first_token_s[0] == pytest.approx(0.010 + 0.0001 * max(tokens) + 0.001 * exchanged)
 
 
 def test_ranks_in_step_serve_no_closed_loop() -> None:

@@ -21,7 +21,15 @@ from tuner.errors import UsageError
 from tuner.performance.grid import Array
 from tuner.performance.simulation.compiled import compiled
 from tuner.performance.simulation.lookup import with_host
-from tuner.performance.simulation.replica import Costs, Replica, Settings, forget_prefix, new_replica, receive
+from tuner.performance.simulation.replica import (
+    Costs,
+    Replica,
+    Settings,
+    forget_prefix,
+    new_replica,
+    planned_by,
+    receive,
+)
 from tuner.performance.simulation.step_course import close_step, decode_on, step_cost
 from tuner.performance.simulation.step_plan import plan_step
 from tuner.performance.simulation.step_tables import StepTables
@@ -177,10 +185,11 @@ def _served(replica: Replica) -> Served:
 def _run_python(arrival: Any, inputs: Any, outputs: Any, clients: Any, settings: Any, costs: Any) -> Any:
     replica = new_replica(arrival, inputs, outputs, clients, settings)
     state, sequences = replica.state[0], replica.sequences
-    now = arrival[0]
+    now, begun = arrival[0], np.inf
     while state.done < sequences.shape[0]:
-        if state.head < state.tail or (state.tail < state.due and sequences[state.tail].arrival <= now):
-            receive(replica, settings, now)
+        until = planned_by(state.active, now, begun, costs.overlapped)
+        if state.head < state.tail or (state.tail < state.due and sequences[state.tail].arrival <= until):
+            receive(replica, settings, until)
         if state.active == 0 and state.head == state.tail:
             if state.done < sequences.shape[0]:
                 now = max(now, sequences[state.tail].arrival)
@@ -191,13 +200,14 @@ def _run_python(arrival: Any, inputs: Any, outputs: Any, clients: Any, settings:
             if state.active == 0 and state.prefix_known:
                 forget_prefix(replica, settings)
             elif state.tail < state.due:
-                now = max(now, sequences[state.tail].arrival)
+                now, begun = max(now, sequences[state.tail].arrival), np.inf
             else:
                 break
             continue
+        begun = now
         now += with_host(gpu, float(state.active), costs.host, costs.each, costs.overlapped)
         close_step(replica, settings, now)
-        now = decode_on(replica, settings, costs, now)
+        now, begun = decode_on(replica, settings, costs, now, begun)
     return replica
 
 

@@ -7,7 +7,7 @@ with one token of no use.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,9 @@ import numpy as np
 from tuner.errors import UsageError
 from tuner.performance.grid import Array
 from tuner.performance.simulation.compiled import compiled
-from tuner.performance.simulation.continuous import Requests, Scheduler, Served, costs_of, settings_of
+from tuner.performance.simulation.continuous import Counts, Requests, Scheduler, Served, costs_of, settings_of
 from tuner.performance.simulation.lookup import line, with_host
-from tuner.performance.simulation.replica import forget_prefix, new_replica, receive
+from tuner.performance.simulation.replica import forget_prefix, new_replica, planned_by, receive
 from tuner.performance.simulation.step_course import close_step, step_cost
 from tuner.performance.simulation.step_plan import plan_step
 from tuner.performance.simulation.step_tables import StepTables
@@ -30,10 +30,13 @@ class Together:
     Attributes:
         tokens: of all ranks in a step, ascending.
         seconds: for all layers, by tokens.
+        captured: tokens of one rank for which a step was captured as a CUDA graph, ascending. Up to the last of them
+            all ranks run the one that holds the largest rank's tokens (vLLM, `coordinate_batch_across_dp`).
     """
 
     tokens: Array
     seconds: Array
+    captured: Counts = field(default_factory=lambda: np.zeros(0, np.int64))
 
 
 def simulate_ranks(
@@ -62,7 +65,7 @@ def simulate_ranks(
         min(ranks, requests.arrival_s.size),
         settings_of(scheduler, requests),
         costs_of(tables),
-        (together.tokens, together.seconds),
+        (together.tokens, together.seconds, together.captured),
     )
     return Served(
         arrival_s=requests.arrival_s,
@@ -82,15 +85,16 @@ def _run_ranks_python(
         new_replica(arrival[rank::ranks].copy(), inputs[rank::ranks].copy(), outputs[rank::ranks].copy(), 0, settings)
         for rank in range(ranks)
     ]
-    now, steps = arrival[0], 0
+    now, begun, steps = arrival[0], np.inf, 0
     while True:
         for replica in replicas:
-            receive(replica, settings, now)
-        tokens, slowest, largest, idle = 0, 0.0, 0, 0
+            receive(replica, settings, planned_by(replica.state[0].active, now, begun, costs.overlapped))
+        tokens, most, slowest, largest, idle = 0, 0, 0.0, 0, 0
         for replica in replicas:
             plan_step(replica, settings, now)
             own, gpu = step_cost(replica, costs)
             tokens += own
+            most = max(most, own)
             idle += own == 0
             slowest = max(slowest, gpu)
             largest = max(largest, replica.state[0].active)
@@ -98,9 +102,14 @@ def _run_ranks_python(
             following = _following(replicas, settings)
             if following == np.inf:
                 break
-            now = max(now, following)
+            now, begun = max(now, following), np.inf
             continue
-        gpu = slowest + line(together[0], together[1], float(tokens + idle))
+        exchanged = tokens + idle
+        place = np.searchsorted(together[2], most)
+        if place < together[2].size:
+            exchanged = ranks * together[2][place]
+        gpu = slowest + line(together[0], together[1], float(exchanged))
+        begun = now
         now += with_host(gpu, float(largest), costs.host, costs.each, costs.overlapped)
         steps += 1
         for replica in replicas:

@@ -132,6 +132,15 @@ def _end_python(replica: Any, settings: Any, now: Any) -> None:
         state.due += 1
 
 
+def _planned_by_python(active: Any, now: Any, begun: Any, overlapped: Any) -> Any:
+    """What has arrived by then may be in the step that begins now.
+
+    A loop that runs beside the GPU plans a step when the one before it begins, and has not yet heard of what is
+    asked at that very moment, such as the next request of a client that just got its answer.
+    """
+    return min(now, np.nextafter(begun, -np.inf)) if overlapped and active > 0 else now
+
+
 def _receive_python(replica: Any, settings: Any, now: Any) -> None:
     """Queues what has arrived, and refuses what can never fit rather than let it wait."""
     state, sequences, queue = replica.state[0], replica.sequences, replica.queue
@@ -172,6 +181,7 @@ def _forget_prefix_python(replica: Any, settings: Any) -> None:
 
 
 _end = compiled(_end_python)
+planned_by = compiled(_planned_by_python)
 receive = compiled(_receive_python)
 finish = compiled(_finish_python)
 finish_at_once = compiled(_finish_at_once_python)

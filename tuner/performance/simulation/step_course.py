@@ -9,7 +9,7 @@ import numpy as np
 from tuner.performance.simulation.compiled import compiled
 from tuner.performance.simulation.free_list import take
 from tuner.performance.simulation.lookup import decode_attention, line, plane, with_host
-from tuner.performance.simulation.replica import finish, receive
+from tuner.performance.simulation.replica import finish, planned_by, receive
 
 
 def _step_cost_python(replica: Any, costs: Any) -> Any:
@@ -94,17 +94,18 @@ def _steps_of_decoding_python(replica: Any, settings: Any, now: Any) -> Any:
     return steps
 
 
-def _decode_on_python(replica: Any, settings: Any, costs: Any, now: Any) -> Any:
-    """Decodes as long as nothing else can happen; returns the time then.
+def _decode_on_python(replica: Any, settings: Any, costs: Any, now: Any, begun: Any) -> Any:
+    """Decodes as long as nothing else can happen; returns the time then, and when the last step began.
 
     A step costs a few operations, whatever the batch: sequences are counted by their length modulo the block size,
     which says how many ask for a block.
     """
-    receive(replica, settings, now)  # what could never fit must not seem to wait
+    state, sequences, residues, listed = replica.state[0], replica.sequences, replica.residues, replica.listed
+    # What could never fit must not seem to wait.
+    receive(replica, settings, planned_by(state.active, now, begun, costs.overlapped))
     remaining = _steps_of_decoding(replica, settings, now)
     if remaining == 0:
-        return now
-    state, sequences, residues, listed = replica.state[0], replica.sequences, replica.residues, replica.listed
+        return now, begun
     active, size, decode = state.active, settings.size, costs.decode
     total_context, longest = 0, 0
     residues[:] = 0
@@ -119,7 +120,7 @@ def _decode_on_python(replica: Any, settings: Any, costs: Any, now: Any) -> Any:
     base = line(costs.tokens[0], costs.tokens[1], float(active))
     base += line(costs.sequences[0], costs.sequences[1], float(active))
     free, taken = state.free, 0
-    while taken < remaining and now < interrupted:
+    while taken < remaining and planned_by(active, now, begun, costs.overlapped) < interrupted:
         need = residues[(-taken) % size]
         if need > free:
             break
@@ -127,13 +128,14 @@ def _decode_on_python(replica: Any, settings: Any, costs: Any, now: Any) -> Any:
         take(listed, need)
         mean_context = total_context / active
         gpu = base + decode_attention(decode, costs.skew, float(active), mean_context, float(longest + taken))
+        begun = now
         now += with_host(gpu, float(active), costs.host, costs.each, costs.overlapped)
         taken += 1
         total_context += active
     state.free = free
     state.steps += taken
     _produce(replica, settings, taken, now)
-    return now
+    return now, begun
 
 
 def _produce_python(replica: Any, settings: Any, steps: Any, now: Any) -> None:

@@ -25,7 +25,8 @@ class StepTables:
         host_s, host_per_sequence_s: the engine's own loop.
         skew, mixed_skew: share of the way from attention over the mean context to attention over the longest that
             unequal contexts cost, in steps that only decode and in mixed ones.
-        overlapped: whether that loop runs beside the GPU (the longer counts) or before it (both count).
+        overlapped: whether that loop runs beside the GPU (the longer counts, and a step is planned when the one before
+            it begins) or before it (both count).
     """
 
     tokens: Array
