@@ -205,8 +205,10 @@ class Data:
         ]
         # a group of many like rows counts as about 20 of them, so that no single campaign decides a factor
         weight = np.clip(np.array([np.sqrt(20.0 / sizes[kind]) for kind in kinds]), 0.3, 1.5)
-        # what states clients that its sweep never had, or ran with prompts apart, teaches nothing
-        weight *= np.array([row.launched.clients is None and row.prefill is None for row in self.rows])
+        # what states clients that its sweep never had, or ran with prompts apart or without graphs, teaches nothing
+        weight *= np.array(
+            [row.launched.clients is None and row.prefill is None and row.launched.captured for row in self.rows]
+        )
         # every architecture is one example of a model
         family = np.array(self.family)
         squares = {each: float((weight[family == each] ** 2).sum()) for each in set(self.family)}
@@ -307,7 +309,7 @@ def made(values: Array) -> Corrections:
 
 def spread(errors: Array) -> Spread:
     """Of 90 % intervals; a little beyond the quantiles, since an unseen model adds an error of its own."""
-    return Spread(low=float(np.quantile(errors, 0.03)), high=float(np.quantile(errors, 0.97)))
+    return Spread(low=float(np.quantile(errors, 0.025)), high=float(np.quantile(errors, 0.975)))
 
 
 def report(data: Data, guesses: Guesses, by_group: bool) -> None:

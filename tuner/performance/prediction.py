@@ -271,6 +271,8 @@ class Predictor:
             output_tokens=np.array([row.output_tokens for row in rows]),
             engines=[row.engine for row in rows],
             serial_host=np.array([row.serial_host for row in rows]),
+            # a step of one sequence is captured wherever graphs are
+            captured=np.array([plan.row.launched.captured or plan.running <= 1.0 for plan in plans]),
             prompts_first=np.array([row.engine is Engine.SGLANG and not row.launched.mixed_chunks for row in rows]),
             fixed_lengths=np.array([row.fixed_lengths for row in rows]),
             separate_prefill=np.array([plan.deployment.wide or plan.row.prefill is not None for plan in plans]),
