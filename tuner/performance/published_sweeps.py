@@ -26,8 +26,8 @@ _MIXED_SINCE: Final = (0, 5, 6)
 
 _WITHOUT_GRAPHS: Final = ((Engine.TRTLLM, "1.3.0rc1"),)
 """The one setting that is read off results. Scripts written since 2026-03-04 (`cli_args.j2`) leave graphs to the
-engine's defaults, and decode steps of this release take as long as launching their kernels, for each of the three
-architectures that ran on it."""
+engine's defaults, and decode steps of this release take at least as long as launching their kernels, for each of the
+three architectures that ran on it."""
 
 _WITHOUT_DRAFTS: Final = "db-dump/"
 """Its rows hold the sweeps without speculative decoding alone; the other dumps mix both."""
