@@ -88,6 +88,7 @@ class ClosedLoads:
         engines: which engine.
         serial_host: whether its loop waits for the GPU.
         captured: whether its decode steps are replayed from graphs.
+        dependent_launch: whether kernels start before those ahead of them have ended, so that no time passes between.
         prompts_first: whether it computes prompts before it decodes, instead of both in one pass.
         fixed_lengths: whether all requests have one length.
         separate_prefill: whether prompts are computed elsewhere and never slow decoding.
@@ -111,6 +112,7 @@ class ClosedLoads:
     engines: Sequence[Engine]
     serial_host: NDArray[np.bool_]
     captured: NDArray[np.bool_]
+    dependent_launch: NDArray[np.bool_]
     prompts_first: NDArray[np.bool_]
     fixed_lengths: NDArray[np.bool_]
     separate_prefill: NDArray[np.bool_]
@@ -168,13 +170,14 @@ def latencies(loads: ClosedLoads, factors: Corrections, short: NDArray[np.bool_]
         short: shape (n,), those that are a place short of their clients where they may be; none without it.
     """
     engine = _by_engine(factors, loads.engines)
+    gaps = np.where(loads.dependent_launch, 0.0, factors.layer_s * loads.layers)
     decode = (
         factors.matmul * loads.decode.matmul
         + factors.attention * loads.decode.attention
         + factors.experts * loads.decode.experts
         + _POINTWISE * loads.decode.pointwise
         + factors.collective * loads.decode.collective
-        + factors.layer_s * loads.layers
+        + gaps
     ) * engine["level"]
     decode = decode * (1.0 + engine["draft_layers"] * loads.drafted / loads.layers)
     decode = _joined(decode, np.where(loads.captured, 0.0, engine["launch_s"] * loads.decode.kernels))
@@ -183,10 +186,9 @@ def latencies(loads: ClosedLoads, factors: Corrections, short: NDArray[np.bool_]
     host = engine["host_s"] + running * (engine["host_per_sequence_s"] + engine["host_per_request_s"] / output)
     routed = engine["prefill_experts"] - 1.0
     prompts = _Prompts(
-        alone=engine["prefill"] * (prompt_s(loads.prompt) + routed * loads.prompt.experts)
-        + factors.layer_s * loads.layers,
+        alone=engine["prefill"] * (prompt_s(loads.prompt) + routed * loads.prompt.experts) + gaps,
         chunked=engine["prefill"] * (prompt_s(loads.chunked_prompt) + routed * loads.chunked_prompt.experts)
-        + factors.layer_s * loads.layers / loads.filling,
+        + gaps / loads.filling,
         filling=np.minimum(loads.filling, loads.queueing),
         launch=engine["launch_s"] * loads.prompt.kernels,
     )

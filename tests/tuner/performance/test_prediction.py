@@ -191,6 +191,19 @@ def test_without_graphs_a_step_takes_at_least_as_long_as_launching_its_kernels(b
     assert launched.tpot_s >= max(captured.tpot_s, longest) * (1 - 1e-9)
 
 
+@pytest.mark.parametrize(
+    ("device", "engine", "faster"),
+    [("b200_sxm", "trtllm", True), ("h200_sxm", "trtllm", False), ("b200_sxm", "vllm", False)],
+)
+def test_no_time_passes_between_kernels_of_tensorrt_llm_on_blackwell(device: str, engine: str, faster: bool) -> None:
+    loads, _, _ = shared_predictor().loads([read_row({**ROW, "system": device, "backend": engine})])
+    assert loads is not None
+    factors = shipped().corrections
+    slower = dataclasses.replace(factors, layer_s=2.0 * factors.layer_s)
+    usual, more = (latencies(loads, each).tpot_s[0] for each in (factors, slower))
+    assert (more == usual) == faster
+
+
 def test_steps_of_one_sequence_are_captured_wherever_they_can_be(predictor: Predictor) -> None:
     row = read_row({**ROW, "batch_size": "1"})
     captured, alike = predictor.predict([row, _without_graphs(row)])
