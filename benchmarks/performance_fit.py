@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
+from benchmarks import performance_ranking
 from profilers.huggingface.reader import HuggingFaceReader
 from search_spaces.device_catalogue import catalogue
 from tuner.model_graph import ModelGraph
@@ -205,8 +206,10 @@ class Data:
         ]
         # a group of many like rows counts as about 20 of them, so that no single campaign decides a factor
         weight = np.clip(np.array([np.sqrt(20.0 / sizes[kind]) for kind in kinds]), 0.3, 1.5)
-        # what states clients that its sweep never had, or ran with prompts apart, teaches nothing
-        weight *= np.array([row.launched.clients is None and row.prefill is None for row in self.rows])
+        # what states clients that its sweep never had, or ran with prompts apart or without graphs, teaches nothing
+        weight *= np.array(
+            [row.launched.clients is None and row.prefill is None and row.launched.captured for row in self.rows]
+        )
         # every architecture is one example of a model
         family = np.array(self.family)
         squares = {each: float((weight[family == each] ** 2).sum()) for each in set(self.family)}
@@ -307,7 +310,7 @@ def made(values: Array) -> Corrections:
 
 def spread(errors: Array) -> Spread:
     """Of 90 % intervals; a little beyond the quantiles, since an unseen model adds an error of its own."""
-    return Spread(low=float(np.quantile(errors, 0.03)), high=float(np.quantile(errors, 0.97)))
+    return Spread(low=float(np.quantile(errors, 0.025)), high=float(np.quantile(errors, 0.975)))
 
 
 def report(data: Data, guesses: Guesses, by_group: bool) -> None:
@@ -427,58 +430,10 @@ def figures_of(
 
 
 def ranking(data: Data, tpot: Array) -> None:
-    """Best configuration of a (model, device, lengths) group by prediction alone: throughput per GPU under a limit.
-
-    Picked among the configurations whose prediction stays a margin below the limit; where none does, the one with
-    the lowest prediction. A pick over the limit has no throughput: 100 % regret. The margin for an architecture is the
-    one with the least mean regret on the others.
-    """
-    groups = rank_groups(data)
-    margins = (1.0, 1.05, 1.1, 1.15, 1.2, 1.3)
-    for limit in (0.050, 0.030, 0.020):
-        tried = {margin: regrets(data, tpot, groups, limit, margin) for margin in margins}
-        found = []
-        for place, (family, _) in enumerate(tried[1.0]):
-            elsewhere = {
-                margin: float(np.mean([regret for other, regret in results if other != family]))
-                for margin, results in tried.items()
-            }
-            found.append(tried[min(margins, key=lambda margin: elsewhere[margin])][place][1])
-        for name, picked in (("margin learned", found), ("no margin", [regret for _, regret in tried[1.0]])):
-            regret = np.array(picked)
-            middle, high, over = np.median(regret), np.quantile(regret, 0.9), (regret >= 1).mean()
-            print(
-                f"TPOT <= {limit * 1e3:.0f} ms, {name}: {len(regret)} groups, median regret {middle:.1%}, "
-                f"p90 {high:.1%}, mean {regret.mean():.1%}, over the limit {over:.1%}"
-            )
-
-
-def rank_groups(data: Data) -> dict[str, list[NDArray[np.int64]]]:
-    """Places of each group's rows, by architecture."""
-    keys = [(r["model_path"], r["system"], r["isl"], r["osl"]) for r in data.raw]
-    found: dict[str, list[NDArray[np.int64]]] = {}
-    for key in sorted(set(keys)):
-        places = np.array([place for place, other in enumerate(keys) if other == key])
-        found.setdefault(data.family[places[0]], []).append(places)
-    return found
-
-
-def regrets(
-    data: Data, tpot: Array, groups: dict[str, list[NDArray[np.int64]]], limit: float, margin: float
-) -> list[tuple[str, float]]:
-    """Architecture and regret of every group in which some measured configuration holds the limit."""
+    """Best configuration of a (model, device, lengths) group by prediction alone."""
     rows = [row for row in data.rows if isinstance(row, ServingRow)]
-    speed = np.array([row.decode.batch * row.decode.shard.attention_replicas / row.decode.shard.gpus for row in rows])
-    found = []
-    for family, members in groups.items():
-        for places in members:
-            truth = np.where(data.tpot[places] <= limit, speed[places] / data.tpot[places], 0.0)
-            if len(places) < 2 or truth.max() <= 0:
-                continue
-            safe = tpot[places] * margin <= limit
-            guess = np.where(safe, speed[places] / tpot[places], 0.0) if safe.any() else 1.0 / tpot[places]
-            found.append((family, 1.0 - truth[int(guess.argmax())] / truth.max()))
-    return found
+    running = [row.decode.batch * row.decode.shard.attention_replicas / row.decode.shard.gpus for row in rows]
+    performance_ranking.report(performance_ranking.grouped(data.raw, data.family, (np.array(running), data.tpot, tpot)))
 
 
 def save(path: Path, learned: Learned) -> None:

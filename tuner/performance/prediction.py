@@ -62,6 +62,7 @@ class _Deployment:
     origin: str
     bounds: tuple[float, float, float, float]
     timing: int
+    dependent_launch: bool
     rooms: dict[float, float] = dataclasses.field(default_factory=dict)
 
     def room(self, tokens: float) -> float:
@@ -209,7 +210,9 @@ class Predictor:
             (row.device, row.engine is Engine.VLLM, id(graph), shard, prompt_shard, cache), len(self._timings)
         )
         ends = (bounds[0], bounds[1], bounds[2], bounds[3])
-        return _Deployment(table, graph, row.engine, shard, prompt_shard, cache, wide, origin, ends, timing)
+        # TensorRT-LLM launches kernels as programmatic dependents (`TRTLLM_ENABLE_PDL`); it shows on Blackwell alone
+        dependent = row.engine is Engine.TRTLLM and hardware.computes(NumberFormat.NVFP4)
+        return _Deployment(table, graph, row.engine, shard, prompt_shard, cache, wide, origin, ends, timing, dependent)
 
     def _graph(self, row: ServingRow) -> ModelGraph:
         own = self._read(row.model, None, None)
@@ -271,6 +274,9 @@ class Predictor:
             output_tokens=np.array([row.output_tokens for row in rows]),
             engines=[row.engine for row in rows],
             serial_host=np.array([row.serial_host for row in rows]),
+            # a step of one sequence is captured wherever graphs are
+            captured=np.array([plan.row.launched.captured or plan.running <= 1.0 for plan in plans]),
+            dependent_launch=np.array([plan.deployment.dependent_launch for plan in plans]),
             prompts_first=np.array([row.engine is Engine.SGLANG and not row.launched.mixed_chunks for row in rows]),
             fixed_lengths=np.array([row.fixed_lengths for row in rows]),
             separate_prefill=np.array([plan.deployment.wide or plan.row.prefill is not None for plan in plans]),

@@ -5,8 +5,8 @@ read in github.com/SemiAnalysisAI/InferenceX, as it stood when the row was measu
 `runners/launch_*.sh`, `utils/bench_serving/benchmark_serving.py` and `.github/configs/nvidia-master.yaml`. Since
 2025-12-11 a sweep runs when its entry changes (`perf-changelog.yaml`), so that date and version name the script.
 A row whose `source` is under `gap-analysis/` was run to validate AIConfigurator, with the launch scripts that its
-generator writes (github.com/ai-dynamo/aiconfigurator, `src/aiconfigurator/generator`). Nothing here comes from
-results. A row of any other source was launched with what engines set by default.
+generator writes (github.com/ai-dynamo/aiconfigurator, `src/aiconfigurator/generator`). Nothing here but
+`_WITHOUT_GRAPHS` comes from results. A row of any other source was launched with what engines set by default.
 """
 
 from __future__ import annotations
@@ -23,6 +23,11 @@ _VALIDATION: Final = "gap-analysis/"
 _MIXED_SINCE: Final = (0, 5, 6)
 """SGLang of Dynamo 0.8.0, for which scripts are written since 2026-01-23 (`backend_version_matrix.yaml`);
 `rule_plugin/sglang.rule` sets `enable_mixed_chunk` since 2026-01-19."""
+
+_WITHOUT_GRAPHS: Final = ((Engine.TRTLLM, "1.3.0rc1"),)
+"""The one setting that is read off results. Scripts written since 2026-03-04 (`cli_args.j2`) leave graphs to the
+engine's defaults, and decode steps of this release take at least as long as launching their kernels, for each of the
+three architectures that ran on it."""
 
 _WITHOUT_DRAFTS: Final = "db-dump/"
 """Its rows hold the sweeps without speculative decoding alone; the other dumps mix both."""
@@ -71,6 +76,8 @@ class Launch:
         polled_steps: steps after which the scheduler looks for requests again, 0 for every one.
         balanced_steps: steps that a prompt waits at most until every copy of attention has one.
         mixed_chunks: SGLang computes prompts beside decoding instead of before it (`--enable-mixed-chunk`).
+        captured: decode steps of several sequences are replayed from graphs, as by default; else every kernel of
+            theirs is launched.
         apart: where prompts and tokens are computed, if the row's shard is all GPUs together.
     """
 
@@ -84,6 +91,7 @@ class Launch:
     polled_steps: int = 0
     balanced_steps: int = 0
     mixed_chunks: bool = False
+    captured: bool = True
     apart: Apart | None = None
 
 
@@ -135,7 +143,10 @@ def launch(run: Run) -> Launch:
     """How `run`, of a published sweep, was launched."""
     if run.source.startswith(_VALIDATION):
         release = tuple(int(part) for part in re.findall(r"\d+", run.version)[:3])
-        return Launch(mixed_chunks=run.engine is Engine.SGLANG and release >= _MIXED_SINCE)
+        return Launch(
+            mixed_chunks=run.engine is Engine.SGLANG and release >= _MIXED_SINCE,
+            captured=(run.engine, run.version) not in _WITHOUT_GRAPHS,
+        )
     if run.disaggregated:
         return Launch(mean_length=_MEAN_LENGTH)
     if run.device == "gb200" and run.measured < "2025-12":

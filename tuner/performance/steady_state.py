@@ -19,7 +19,8 @@ Every request decodes `o` tokens beside b - 1 others; each of those ends and is 
     TTFT  = first / 10 + 9 later / 10 + waiting ((m + 1) step + later) / b
 
 Steps awaited, a, are the engine's own and those until it looks for requests and until every copy of attention has
-one. A draft costs the time of a few layers; d has all tokens that are verified.
+one. A draft costs the time of a few layers; d has all tokens that are verified. Where no graph captures decode steps
+either, launching their kernels runs beside them: d is (d^3 + l^3)^(1/3), l of a decode step.
 
 In step, the prompts of a cohort follow one another: the i-th waits for i - 1 others before its first token and
 for the remaining ones after it, hence s/2. An engine that computes prompts before it decodes (SGLang)
@@ -86,6 +87,8 @@ class ClosedLoads:
         output_tokens: of one request.
         engines: which engine.
         serial_host: whether its loop waits for the GPU.
+        captured: whether its decode steps are replayed from graphs.
+        dependent_launch: whether kernels start before those ahead of them have ended, so that no time passes between.
         prompts_first: whether it computes prompts before it decodes, instead of both in one pass.
         fixed_lengths: whether all requests have one length.
         separate_prefill: whether prompts are computed elsewhere and never slow decoding.
@@ -108,6 +111,8 @@ class ClosedLoads:
     output_tokens: Array
     engines: Sequence[Engine]
     serial_host: NDArray[np.bool_]
+    captured: NDArray[np.bool_]
+    dependent_launch: NDArray[np.bool_]
     prompts_first: NDArray[np.bool_]
     fixed_lengths: NDArray[np.bool_]
     separate_prefill: NDArray[np.bool_]
@@ -165,24 +170,25 @@ def latencies(loads: ClosedLoads, factors: Corrections, short: NDArray[np.bool_]
         short: shape (n,), those that are a place short of their clients where they may be; none without it.
     """
     engine = _by_engine(factors, loads.engines)
+    gaps = np.where(loads.dependent_launch, 0.0, factors.layer_s * loads.layers)
     decode = (
         factors.matmul * loads.decode.matmul
         + factors.attention * loads.decode.attention
         + factors.experts * loads.decode.experts
         + _POINTWISE * loads.decode.pointwise
         + factors.collective * loads.decode.collective
-        + factors.layer_s * loads.layers
+        + gaps
     ) * engine["level"]
     decode = decode * (1.0 + engine["draft_layers"] * loads.drafted / loads.layers)
+    decode = _joined(decode, np.where(loads.captured, 0.0, engine["launch_s"] * loads.decode.kernels))
     accepted = _accepted(loads, factors)
     running, output = loads.running, (loads.output_tokens - 1.0) / accepted + 1.0
     host = engine["host_s"] + running * (engine["host_per_sequence_s"] + engine["host_per_request_s"] / output)
     routed = engine["prefill_experts"] - 1.0
     prompts = _Prompts(
-        alone=engine["prefill"] * (prompt_s(loads.prompt) + routed * loads.prompt.experts)
-        + factors.layer_s * loads.layers,
+        alone=engine["prefill"] * (prompt_s(loads.prompt) + routed * loads.prompt.experts) + gaps,
         chunked=engine["prefill"] * (prompt_s(loads.chunked_prompt) + routed * loads.chunked_prompt.experts)
-        + factors.layer_s * loads.layers / loads.filling,
+        + gaps / loads.filling,
         filling=np.minimum(loads.filling, loads.queueing),
         launch=engine["launch_s"] * loads.prompt.kernels,
     )

@@ -177,6 +177,43 @@ def test_one_request_at_a_time_is_never_slowed_by_the_prompts_of_others(batch: i
     assert slow[1] >= usual[1] * (1 - 1e-9)
 
 
+@given(batch=st.integers(2, 512), isl=st.integers(16, 8192), osl=st.integers(2, 4096))
+@settings(max_examples=40, deadline=None)
+def test_without_graphs_a_step_takes_at_least_as_long_as_launching_its_kernels(batch: int, isl: int, osl: int) -> None:
+    row = read_row({**ROW, "batch_size": str(batch), "isl": str(isl), "osl": str(osl)})
+    captured, launched = shared_predictor().predict([row, _without_graphs(row)])
+    loads, _, _ = shared_predictor().loads([row])
+    assert loads is not None
+    assert captured.tpot_s is not None
+    assert launched.tpot_s is not None
+    factors = shipped().corrections
+    longest = factors.of("launch_s", loads.engines)[0] * float(loads.decode.kernels[0])
+    assert launched.tpot_s >= max(captured.tpot_s, longest) * (1 - 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("device", "engine", "faster"),
+    [("b200_sxm", "trtllm", True), ("h200_sxm", "trtllm", False), ("b200_sxm", "vllm", False)],
+)
+def test_no_time_passes_between_kernels_of_tensorrt_llm_on_blackwell(device: str, engine: str, faster: bool) -> None:
+    loads, _, _ = shared_predictor().loads([read_row({**ROW, "system": device, "backend": engine})])
+    assert loads is not None
+    factors = shipped().corrections
+    slower = dataclasses.replace(factors, layer_s=2.0 * factors.layer_s)
+    usual, more = (latencies(loads, each).tpot_s[0] for each in (factors, slower))
+    assert (more == usual) == faster
+
+
+def test_steps_of_one_sequence_are_captured_wherever_they_can_be(predictor: Predictor) -> None:
+    row = read_row({**ROW, "batch_size": "1"})
+    captured, alike = predictor.predict([row, _without_graphs(row)])
+    assert alike.tpot_s == captured.tpot_s
+
+
+def _without_graphs(row: ServingRow) -> ServingRow:
+    return dataclasses.replace(row, launched=dataclasses.replace(row.launched, captured=False))
+
+
 def test_a_device_without_tables_borrows_and_says_so(predictor: Predictor) -> None:
     own, borrowed = predictor.predict([read_row(ROW), read_row({**ROW, "system": "mi300x"})])
     assert own.origin == "predicted"

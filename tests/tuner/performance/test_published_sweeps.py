@@ -65,6 +65,19 @@ def test_scripts_of_validation_runs_mix_chunks_since_a_release(change: dict[str,
     assert row.launched.mixed_chunks == mixed
 
 
+@pytest.mark.parametrize(
+    ("change", "captured"),
+    [
+        ({"backend_version": "1.3.0rc1"}, False),
+        ({"backend_version": "1.3.0rc5"}, True),
+        ({"backend_version": "1.3.0rc1", "source": "mine.csv"}, True),
+        ({"backend_version": "1.3.0rc1", "backend": "vllm"}, True),
+    ],
+)
+def test_validation_runs_of_one_release_decode_without_graphs(change: dict[str, str], captured: bool) -> None:
+    assert read(**{"source": "gap-analysis/b200_sxm/trtllm/any.csv", **change}).launched.captured == captured
+
+
 def test_a_budget_for_one_prompt_holds_one_until_it_was_raised() -> None:
     plain = {"backend_version": "1.2.0rc6.post2"}
     assert read(**plain, measured="2025-12-15").launched.token_budget == 1024 + 16 + 64
