@@ -96,7 +96,7 @@ def with_two_remembered(make_study: StudyMaker) -> None:
     library = PriorLibrary()
     for name, latency_ms in (("slow", 100), ("quick", 50)):
         if name not in REMEMBERED:
-            result = tuner.tune(server(make_study, name, latency_ms, 15, priors="none", remember=True))
+            result = tuner.tune(server(make_study, name, latency_ms, 10, priors="none", remember=True))
             assert result.earlier == ()
             REMEMBERED[name] = library.get(name)
         library.add(REMEMBERED[name], replace=True)
@@ -106,10 +106,10 @@ def test_a_third_server_is_tuned_in_fewer_trials_than_from_scratch(make_study: S
     with_two_remembered(make_study)
     goal = best_rate(server(make_study, "truth", 70, 1))
     informed, scratch = [], []
-    for seed in range(3):
+    for seed in range(2):
         result, said = notices(server(make_study, f"with-{seed}", 70, 3, seed))
         assert result.earlier == ("quick", "slow")
-        assert "stands on 2 earlier tasks, 50% each at first: quick (14 trials), slow" in said[0]
+        assert "stands on 2 earlier tasks, 50% each at first: quick (10 trials), slow" in said[0]
         assert result.prospects is not None
         assert set(result.prospects.weights) == {"quick", "slow"}
         informed.append(steps(result, goal))
