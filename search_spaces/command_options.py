@@ -229,6 +229,10 @@ class RequestSection(_Section):
         description="openai: prompts are drawn from these token ids, the last one excluded; by default from "
         "the tokenizer in the model's folder.",
     )
+    prompt: Literal["ids", "text"] = Field(
+        default="ids",
+        description="openai: send prompts as token ids, or as text, for servers that take no ids.",
+    )
     ignore_eos: bool = Field(default=True, description="openai: ask the server to go on to the drawn output length.")
     inputs: tuple[TensorSection, ...] = Field(default=(), description="kserve: tensors to send.")
     outputs: tuple[str, ...] = Field(default=(), description="kserve: outputs to ask for; empty asks for all.")

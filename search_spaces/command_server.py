@@ -279,7 +279,7 @@ class _Reader:
         request = self._options.request
         fields = {
             "template": ("method", "path", "headers", "body", "streamed", "expect"),
-            "openai": ("path", "headers", "model_name", "vocabulary", "ignore_eos"),
+            "openai": ("path", "headers", "model_name", "vocabulary", "prompt", "ignore_eos"),
             "kserve": ("model_name", "inputs", "outputs"),
         }
         for name in request.model_fields_set - {"protocol", *fields[request.protocol]}:
@@ -300,6 +300,8 @@ class _Reader:
             self._fault(
                 "request.vocabulary", f"{list(vocabulary)} is no range of ids.", "Write for example [100, 1000]."
             )
+        if vocabulary is not None and request.prompt == "text":
+            self._fault("request.vocabulary", "It says nothing with prompt: text.", "Remove it, or write prompt: ids.")
         for position, tensor in enumerate(request.inputs):
             if not tensor.low < tensor.high:
                 self._fault(f"request.inputs.{position}.high", f"{tensor.high} is not above low.", "Write low < high.")
