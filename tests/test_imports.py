@@ -28,7 +28,6 @@ ALLOWED: dict[str, frozenset[str]] = {
         {GROUND, "tuner.priors", "tuner.strategies", "tuner.surrogates", "tuner.performance", "tuner.export"}
     ),
     "tuner.priors": frozenset({GROUND, "tuner.strategies"}),
-    "tuner.report": frozenset({GROUND, "tuner.study", "tuner.export"}),
     "tuner.bench": frozenset({GROUND, "tuner.study", "tuner.strategies", "tuner.surrogates", "tuner.performance"}),
     "tuner.cli": ANY,
     "search_spaces": frozenset({GROUND}),
