@@ -11,12 +11,12 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
 
+from search_spaces.environment import VARIABLE
 from tuner.errors import Fault, UsageError, did_you_mean
 from tuner.parameter import Scale, Value
 from tuner.units import Dimension, parse_quantity
 
 _MOST_VALUES: Final = 1000
-_VARIABLE: Final = r"^[A-Za-z_][A-Za-z0-9_]*$"
 
 
 def _quantity(dimension: Dimension, example: str) -> BeforeValidator:
@@ -253,7 +253,7 @@ class CommandOptions(_Section):
         "would (no shell is involved). An entry {when: {parameter: value}, args: [...]} is only given then.",
         examples=[["serve", "--port", "{port}", "--threads", "{threads}"]],
     )
-    environment: dict[Annotated[str, Field(pattern=_VARIABLE)], str] = Field(
+    environment: dict[Annotated[str, Field(pattern=VARIABLE)], str] = Field(
         default_factory=dict, description="Variables by name, with {placeholders}; no secrets."
     )
     files: dict[str, str | FileSource] = Field(

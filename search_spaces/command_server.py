@@ -11,6 +11,7 @@ from typing import Final
 from search_spaces.command_options import CommandOptions, ConditionalArguments, FileSource, read_options
 from search_spaces.command_rule import Comparison, RuleError
 from search_spaces.command_template import RUNNER_PLACES, Template
+from search_spaces.environment import is_secret
 from tuner.errors import Fault, OptionsError, SpaceError, did_you_mean
 from tuner.parameter import DEVICE, Condition, Parameter, Value
 
@@ -20,7 +21,6 @@ GPUS: Final = "gpus"
 
 _RESERVED: Final = frozenset({*RUNNER_PLACES, MODEL, DEVICE, CPUS, GPUS})
 _FACTS: Final = frozenset({DEVICE, CPUS, GPUS})  # what a rule may speak of beside parameters
-_SECRETS: Final = re.compile(r"(^|_)(TOKEN|SECRET|PASSWORD|API_?KEY|CREDENTIALS?)$", re.IGNORECASE)
 _LARGEST_FILE: Final = 1_000_000  # characters
 
 
@@ -205,7 +205,7 @@ class _Reader:
 
     def _check_environment(self) -> None:
         for name in self._options.environment:
-            if _SECRETS.search(name):
+            if is_secret(name):
                 self._fault(
                     f"environment.{name}",
                     f"{name} looks like a secret, and options are stored and exported.",
