@@ -1,4 +1,7 @@
-"""Words that texts are made of: the most frequent ones of English, after a space one token in nearly any vocabulary."""
+"""Words that texts are made of: the most frequent ones of English, after a space one token in nearly any vocabulary.
+
+In cl100k_base and o200k_base each one is, and a text of 1,000 of them is 1,000 tokens.
+"""
 
 from __future__ import annotations
 
