@@ -20,7 +20,7 @@ quickstart: $(VENV)/installed $(QUICKSTART_NEEDS) .quickstart/encoder.onnx
 	$(BIN)/tune run examples/quickstart/study.yaml
 
 test: $(VENV)/dev
-	scripts/test-in-halves $(BIN)/python
+	scripts/test-in-parts $(BIN)/python
 
 test-engines: $(VENV)/dev
 	$(BIN)/python -m pytest -m engine

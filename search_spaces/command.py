@@ -188,7 +188,7 @@ class CommandSpace:
             return CompletionRequest(
                 model_name=request.model_name or "",
                 shapes=shapes,
-                token_ids=request.vocabulary or self._token_ids(task.model),
+                token_ids=None if request.prompt == "text" else request.vocabulary or self._token_ids(task.model),
                 path=request.path or "/v1/completions",
                 ignore_eos=request.ignore_eos,
                 headers=tuple(request.headers.items()),
@@ -230,7 +230,7 @@ class CommandSpace:
         except ModelError as error:
             raise UsageError(
                 f"The ids of ordinary tokens are not known: {error} "
-                "Or write request.vocabulary: [100, 1000] under engine."
+                "Or write request.vocabulary: [100, 1000] under engine, or request.prompt: text."
             ) from error
 
 

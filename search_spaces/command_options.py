@@ -11,12 +11,12 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
 
+from search_spaces.environment import VARIABLE
 from tuner.errors import Fault, UsageError, did_you_mean
 from tuner.parameter import Scale, Value
 from tuner.units import Dimension, parse_quantity
 
 _MOST_VALUES: Final = 1000
-_VARIABLE: Final = r"^[A-Za-z_][A-Za-z0-9_]*$"
 
 
 def _quantity(dimension: Dimension, example: str) -> BeforeValidator:
@@ -229,6 +229,10 @@ class RequestSection(_Section):
         description="openai: prompts are drawn from these token ids, the last one excluded; by default from "
         "the tokenizer in the model's folder.",
     )
+    prompt: Literal["ids", "text"] = Field(
+        default="ids",
+        description="openai: send prompts as token ids, or as text, for servers that take no ids.",
+    )
     ignore_eos: bool = Field(default=True, description="openai: ask the server to go on to the drawn output length.")
     inputs: tuple[TensorSection, ...] = Field(default=(), description="kserve: tensors to send.")
     outputs: tuple[str, ...] = Field(default=(), description="kserve: outputs to ask for; empty asks for all.")
@@ -249,7 +253,7 @@ class CommandOptions(_Section):
         "would (no shell is involved). An entry {when: {parameter: value}, args: [...]} is only given then.",
         examples=[["serve", "--port", "{port}", "--threads", "{threads}"]],
     )
-    environment: dict[Annotated[str, Field(pattern=_VARIABLE)], str] = Field(
+    environment: dict[Annotated[str, Field(pattern=VARIABLE)], str] = Field(
         default_factory=dict, description="Variables by name, with {placeholders}; no secrets."
     )
     files: dict[str, str | FileSource] = Field(

@@ -11,6 +11,7 @@ from typing import Final
 from search_spaces.command_options import CommandOptions, ConditionalArguments, FileSource, read_options
 from search_spaces.command_rule import Comparison, RuleError
 from search_spaces.command_template import RUNNER_PLACES, Template
+from search_spaces.environment import is_secret
 from tuner.errors import Fault, OptionsError, SpaceError, did_you_mean
 from tuner.parameter import DEVICE, Condition, Parameter, Value
 
@@ -20,7 +21,6 @@ GPUS: Final = "gpus"
 
 _RESERVED: Final = frozenset({*RUNNER_PLACES, MODEL, DEVICE, CPUS, GPUS})
 _FACTS: Final = frozenset({DEVICE, CPUS, GPUS})  # what a rule may speak of beside parameters
-_SECRETS: Final = re.compile(r"(^|_)(TOKEN|SECRET|PASSWORD|API_?KEY|CREDENTIALS?)$", re.IGNORECASE)
 _LARGEST_FILE: Final = 1_000_000  # characters
 
 
@@ -205,7 +205,7 @@ class _Reader:
 
     def _check_environment(self) -> None:
         for name in self._options.environment:
-            if _SECRETS.search(name):
+            if is_secret(name):
                 self._fault(
                     f"environment.{name}",
                     f"{name} looks like a secret, and options are stored and exported.",
@@ -279,7 +279,7 @@ class _Reader:
         request = self._options.request
         fields = {
             "template": ("method", "path", "headers", "body", "streamed", "expect"),
-            "openai": ("path", "headers", "model_name", "vocabulary", "ignore_eos"),
+            "openai": ("path", "headers", "model_name", "vocabulary", "prompt", "ignore_eos"),
             "kserve": ("model_name", "inputs", "outputs"),
         }
         for name in request.model_fields_set - {"protocol", *fields[request.protocol]}:
@@ -300,6 +300,8 @@ class _Reader:
             self._fault(
                 "request.vocabulary", f"{list(vocabulary)} is no range of ids.", "Write for example [100, 1000]."
             )
+        if vocabulary is not None and request.prompt == "text":
+            self._fault("request.vocabulary", "It says nothing with prompt: text.", "Remove it, or write prompt: ids.")
         for position, tensor in enumerate(request.inputs):
             if not tensor.low < tensor.high:
                 self._fault(f"request.inputs.{position}.high", f"{tensor.high} is not above low.", "Write low < high.")

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from tuner.launch_texts import literal
 from tuner.parameter import Value
 
 _NAME: Final = r"[A-Za-z_]\w*(?::[\w.-]+)?"
@@ -73,7 +74,7 @@ class Template:
     def argument(self, values: Mapping[str, str]) -> str:
         """The text as an argument or variable of a launch specification, where literal braces are doubled."""
         return "".join(
-            _placed(piece, values, doubled=True) if position % 2 else _doubled(piece)
+            _placed(piece, values, doubled=True) if position % 2 else literal(piece)
             for position, piece in enumerate(self.pieces)
         )
 
@@ -99,8 +100,4 @@ def _placed(name: str, values: Mapping[str, str], *, doubled: bool) -> str:
     if is_runners(name):
         return "{" + name + "}"
     value = values[name]
-    return _doubled(value) if doubled else value
-
-
-def _doubled(text: str) -> str:
-    return text.replace("{", "{{").replace("}", "}}")
+    return literal(value) if doubled else value

@@ -19,6 +19,7 @@ from search_spaces.triton_space import build_space
 from tuner.device import DeviceKind, DeviceType
 from tuner.errors import UnknownNameError
 from tuner.launch import HealthCheck, KServeRequest, LaunchSpec, Target
+from tuner.launch_texts import literal
 from tuner.metric import TOKEN_METRICS, Metric
 from tuner.parameter import Config
 from tuner.ports import ServingTask
@@ -67,13 +68,13 @@ class _Server:
         """Triton on this machine."""
         folder = f"{{scratch}}/{_BACKENDS}"
         if installation.backends is not None:
-            folder = _literal(str(installation.backends))
+            folder = literal(str(installation.backends))
         return cls(
-            program=_literal(str(installation.program)),
+            program=literal(str(installation.program)),
             backend=installation.backend,
             # Unloading takes 1.4 s per instance, and whoever stops a process here has no requests left to wait for.
             flags=(f"--backend-directory={folder}", "--exit-timeout-secs=0"),
-            environment={name: _literal(value) for name, value in installation.environment.items()},
+            environment={name: literal(value) for name, value in installation.environment.items()},
             links={f"{_BACKENDS}/{path}": source for path, source in installation.links.items()},
         )
 
@@ -140,10 +141,10 @@ class TritonSpace:
         settings = self._settings(subject, config, device, server.backend)
         flags = self._extra_flags(device)
         return LaunchSpec(
-            argv=(server.program, *arguments(f"{{scratch}}/{_REPOSITORY}", *server.flags, *map(_literal, flags))),
+            argv=(server.program, *arguments(f"{{scratch}}/{_REPOSITORY}", *server.flags, *map(literal, flags))),
             environment={
                 **server.environment,
-                **{name: _literal(text) for name, text in self._options.environment.items()},
+                **{name: literal(text) for name, text in self._options.environment.items()},
             },
             image=self._image(device) if target is Target.CONTAINER else None,
             port=_PORT,
@@ -257,10 +258,6 @@ def _gpus(device: DeviceType) -> str:
     if device.gpu_ids:
         return f"--gpus '\"device={','.join(device.gpu_ids[: device.gpus])}\"'"
     return f"--gpus {device.gpus}"
-
-
-def _literal(text: str) -> str:
-    return text.replace("{", "{{").replace("}", "}}")
 
 
 def _one_line(text: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -18,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+from search_spaces.environment import is_secret, is_variable
 from tuner.adapter_options import option_faults
 from tuner.errors import OptionsError, UsageError
 from tuner.units import Dimension, parse_quantity
@@ -39,9 +39,6 @@ OWN_FLAGS: Final = frozenset(
 )
 """Flags that the engine writes itself, and those that would change which model is served, or how."""
 
-_VARIABLE: Final = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
-_SECRET: Final = re.compile(r"(^|_)(TOKEN|SECRET|PASSWORD|API_?KEY|CREDENTIALS?)$", re.IGNORECASE)
-
 
 def _flag(argument: str) -> str:
     name = argument.partition("=")[0]
@@ -53,9 +50,9 @@ def _flag(argument: str) -> str:
 
 
 def _variable(name: str) -> str:
-    if _VARIABLE.match(name) is None:
+    if not is_variable(name):
         raise ValueError(f"{name!r} is no name of a variable. Use letters, digits and _")
-    if _SECRET.search(name):
+    if is_secret(name):
         raise ValueError(f"{name} looks like a secret, and options are stored and exported. Pass it another way")
     return name
 

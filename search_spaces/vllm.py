@@ -18,6 +18,7 @@ from search_spaces.vllm_space import build_space
 from tuner.device import DeviceKind, DeviceType
 from tuner.errors import UnavailableError, UnknownNameError, UsageError
 from tuner.launch import CompletionRequest, HealthCheck, LaunchSpec, Mount, Target
+from tuner.launch_texts import literal
 from tuner.metric import Metric
 from tuner.parameter import Config
 from tuner.ports import ServingTask
@@ -100,11 +101,11 @@ class VllmSpace:
         argv = (
             f"{{mount:{_MODEL}}}" + (f"/{inside}" if inside else ""),
             *("--host", "{host}", "--port", "{port}"),
-            *(_literal(argument) for argument in self._arguments(subject, device, config)),
+            *(literal(argument) for argument in self._arguments(subject, device, config)),
         )
         variables = {
             **environment(device, config),
-            **{name: _literal(value) for name, value in self._options.environment.items()},
+            **{name: literal(value) for name, value in self._options.environment.items()},
         }
         in_container = target is Target.CONTAINER
         if in_container:
@@ -196,10 +197,6 @@ def _cache_variables() -> dict[str, str]:
         "TORCHINDUCTOR_CACHE_DIR": f"{_CACHE}/inductor",
         "TRITON_CACHE_DIR": f"{_CACHE}/triton",
     }
-
-
-def _literal(text: str) -> str:
-    return text.replace("{", "{{").replace("}", "}}")
 
 
 def _one_line(text: str) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from search_spaces.environment import is_secret, is_variable
 from tuner.adapter_options import option_faults
 from tuner.errors import Fault, OptionsError, UnitError
 from tuner.units import Dimension, parse_quantity
@@ -50,8 +50,6 @@ OWN_FLAGS: Final = frozenset(
 """Flags that the engine writes itself, and `--config`, which would set them behind its back."""
 
 _OWN_VARIABLES: Final = frozenset({"VLLM_CPU_OMP_THREADS_BIND", "VLLM_CPU_KVCACHE_SPACE", "OMP_NUM_THREADS"})
-_SECRETS: Final = re.compile(r"(^|_)(TOKEN|SECRET|PASSWORD|API_?KEY|CREDENTIALS?)$", re.IGNORECASE)
-_VARIABLE: Final = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
 
 
 class VllmOptions(BaseModel):
@@ -156,7 +154,7 @@ def _environment_faults(environment: object) -> list[Fault]:
     faults = []
     for name in environment:
         where = f"environment.{name}"
-        if not isinstance(name, str) or _VARIABLE.match(name) is None:
+        if not isinstance(name, str) or not is_variable(name):
             faults.append(
                 Fault(where=where, problem=f"{name!r} is no name of a variable.", remedy="Use letters, digits and _.")
             )
@@ -164,7 +162,7 @@ def _environment_faults(environment: object) -> list[Fault]:
             faults.append(
                 Fault(where=where, problem=f"{name} is set by the tuner.", remedy="Fix cpu_threads under `search`.")
             )
-        elif _SECRETS.search(name):
+        elif is_secret(name):
             faults.append(
                 Fault(
                     where=where,

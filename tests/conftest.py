@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,9 +16,14 @@ settings.register_profile("thorough", deadline=None, max_examples=1000)
 settings.load_profile("seeded")
 
 
+@pytest.fixture(scope="session")
+def _libraries(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where the library of the next test would be; only those that are written to become folders."""
+    folder = tmp_path_factory.mktemp("libraries")
+    return (folder / str(number) for number in itertools.count())
+
+
 @pytest.fixture(autouse=True)
-def _library_of_its_own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+def _library_of_its_own(_libraries: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """No test sees the earlier tasks of whoever runs it."""
-    folder = tmp_path_factory.mktemp("library") / "priors"
-    monkeypatch.setenv("TUNER_PRIORS", str(folder))
-    return folder
+    monkeypatch.setenv("TUNER_PRIORS", str(next(_libraries)))

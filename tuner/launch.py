@@ -83,12 +83,13 @@ class KServeRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompletionRequest:
-    """OpenAI API, streamed: POST {path} with a prompt of token ids, exactly the drawn lengths.
+    """OpenAI API, streamed: POST {path} with a prompt of token ids, exactly the drawn lengths, or with a text.
 
     Attributes:
         model_name: as the server knows it.
         shapes: lengths (a trace's own lengths go before them).
-        token_ids: prompt ids are drawn from `token_ids[0]`..`token_ids[1] - 1`.
+        token_ids: prompt ids are drawn from `token_ids[0]`..`token_ids[1] - 1`; `None` sends texts of as many common
+            words as tokens are wanted, and their lengths are those that the server counts where it counts them.
         path: endpoint.
         ignore_eos: ask the server to go on to the drawn output length.
         headers: sent with every request, by name.
@@ -96,7 +97,7 @@ class CompletionRequest:
 
     model_name: str
     shapes: TokenShapes
-    token_ids: tuple[int, int]
+    token_ids: tuple[int, int] | None
     path: str = "/v1/completions"
     ignore_eos: bool = True
     headers: tuple[tuple[str, str], ...] = ()

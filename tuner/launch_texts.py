@@ -32,6 +32,11 @@ class LaunchTexts:
     files: Mapping[str, str]
 
 
+def literal(text: str) -> str:
+    """A text in which nothing is filled in."""
+    return text.replace("{", "{{").replace("}", "}}")
+
+
 def launch_texts(
     spec: LaunchSpec, *, host: str, port: int, scratch: str, mounts: Mapping[str, str], forwarded: Mapping[str, str]
 ) -> LaunchTexts:

@@ -18,11 +18,12 @@ def refusal(status: int, body: bytes) -> str | None:
 class WholeAnswer:
     """An answer judged when all of it has come; base of the protocols' own."""
 
-    __slots__ = ("_parts", "first_s", "pieces_s")
+    __slots__ = ("_parts", "first_s", "input_tokens", "pieces_s")
 
     def __init__(self) -> None:
         self.first_s: float | None = None
         self.pieces_s: list[float] | None = None
+        self.input_tokens: int | None = None
         self._parts: list[bytes] = []
 
     @property

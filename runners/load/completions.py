@@ -1,8 +1,9 @@
 """OpenAI completions, streamed.
 
 Prompts are lists of token ids of exactly the drawn length, each different (but for the shared prefix),
-so that a prefix cache finds no more than the traffic would let it find. Output tokens are those the
-server counts in its `usage`; without it, the pieces are counted.
+so that a prefix cache finds no more than the traffic would let it find. For servers that take no ids they are
+texts of as many common words, most of which are one token in any vocabulary, and how long they are is what the
+server counts in its `usage`. Output tokens are those that it counts there, too; without it, the pieces are counted.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from runners.load.exchange import Prepared
 from runners.load.http_head import Endpoint, head, message
 from runners.load.lengths import draw_length
 from runners.load.sse import EventSplitter
+from runners.load.words import WORDS
 from tuner.launch import CompletionRequest
 from tuner.workload import TraceRequest
 
+_CHAT: Final = "/chat/completions"
 _EXCERPT_BYTES: Final = 400
 
 
@@ -39,9 +42,9 @@ class CompletionSource:
         self._trace_row = trace_row
         headers = [("Content-Type", "application/json"), ("Accept", "text/event-stream"), *request.headers]
         self._head = head(endpoint, "POST", request.path, headers)
-        low, high = request.token_ids
+        self._ids = request.token_ids or (0, len(WORDS))
         prefix_generator = np.random.default_rng([seed, 0x707265])
-        self._prefix: list[int] = prefix_generator.integers(low, high, request.shapes.shared_prefix_tokens).tolist()
+        self._prefix: list[int] = prefix_generator.integers(*self._ids, request.shapes.shared_prefix_tokens).tolist()
 
     def prepare(self, index: int) -> Prepared:
         """Request `index`; the same for the same seed, whatever was prepared before."""
@@ -55,11 +58,10 @@ class CompletionSource:
             input_tokens = row.input_tokens or input_tokens
             output_tokens = row.output_tokens or output_tokens
         prefix = self._prefix[:input_tokens]
-        low, high = self._request.token_ids
-        prompt = prefix + generator.integers(low, high, input_tokens - len(prefix)).tolist()
+        prompt = prefix + generator.integers(*self._ids, input_tokens - len(prefix)).tolist()
         body: dict[str, object] = {
             "model": self._request.model_name,
-            "prompt": prompt,
+            **self._asked(prompt),
             "max_tokens": output_tokens,
             "temperature": 0.0,
             "stream": True,
@@ -71,15 +73,38 @@ class CompletionSource:
         return Prepared(wire=wire, input_tokens=input_tokens, output_tokens=output_tokens)
 
     def answer(self) -> CompletionAnswer:
-        return CompletionAnswer()
+        return CompletionAnswer(counts_prompt=self._request.token_ids is None)
+
+    def _asked(self, prompt: list[int]) -> dict[str, object]:
+        if self._request.token_ids is not None:
+            return {"prompt": prompt}
+        text = " ".join(WORDS[word] for word in prompt)
+        if self._request.path.endswith(_CHAT):
+            return {"messages": [{"role": "user", "content": text}]}
+        return {"prompt": text}
 
 
 class CompletionAnswer:
-    """A stream of completion (or chat completion) events, ended by `[DONE]`."""
+    """A stream of completion (or chat completion) events, ended by `[DONE]`.
 
-    __slots__ = ("_done", "_error", "_events", "_start", "_usage_tokens", "first_s", "pieces_s")
+    With `counts_prompt` the server's count of prompt tokens goes before what was wanted.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = (
+        "_counts_prompt",
+        "_done",
+        "_error",
+        "_events",
+        "_start",
+        "_usage_tokens",
+        "first_s",
+        "input_tokens",
+        "pieces_s",
+    )
+
+    def __init__(self, *, counts_prompt: bool = False) -> None:
+        self.input_tokens: int | None = None
+        self._counts_prompt = counts_prompt
         self.first_s: float | None = None
         self.pieces_s: list[float] | None = []
         self._events = EventSplitter()
@@ -122,6 +147,8 @@ class CompletionAnswer:
             usage = content.get("usage")
             if usage:
                 self._usage_tokens = int(usage["completion_tokens"])
+                if self._counts_prompt and usage.get("prompt_tokens"):
+                    self.input_tokens = int(usage["prompt_tokens"])
             choices = content.get("choices")
             if choices:
                 self._read_choice(choices[0], now_s)

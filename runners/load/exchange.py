@@ -24,11 +24,13 @@ class Answer(Protocol):
     Attributes:
         first_s: when its first token (or streamed piece) was read; `None` before, or where none is awaited.
         pieces_s: when each token-carrying piece was read; `None` where the answer is not streamed.
+        input_tokens: how long the server says that the prompt was, `None` where what was sent is known better.
         output_tokens: how many tokens came, `None` where the answer does not say.
     """
 
     first_s: float | None
     pieces_s: list[float] | None
+    input_tokens: int | None
 
     @property
     def output_tokens(self) -> int | None: ...
@@ -66,7 +68,8 @@ class Exchange:
 
     Attributes:
         wire: the request's bytes; dropped when the exchange ends.
-        input_tokens, asked_tokens: prompt length, and output length asked for; 0 where there is none.
+        input_tokens, asked_tokens: prompt length (in the end the server's own count, where the answer tells one), and
+            output length asked for; 0 where there is none.
         due_s: when it was meant to be sent: its clock starts here.
         dispatched_s: when the generator got to it.
         finished_s: when its fate was settled.
@@ -111,5 +114,7 @@ class Exchange:
         self.fate = fate
         self.finished_s = now_s
         self.wire = b""
+        if self.answer.input_tokens is not None:
+            self.input_tokens = self.answer.input_tokens
         if error is not None:
             self.error = " ".join(error.split())[:MAX_ERROR_CHARS]

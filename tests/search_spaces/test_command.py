@@ -219,6 +219,8 @@ def test_requests_by_protocol(tmp_path: Path) -> None:
     )
     completion = request({"protocol": "openai", "model_name": "m", "vocabulary": [5, 50]}, tokens)
     assert completion == CompletionRequest(model_name="m", shapes=tokens, token_ids=(5, 50))
+    text = request({"protocol": "openai", "model_name": "m", "prompt": "text"}, tokens)
+    assert text == CompletionRequest(model_name="m", shapes=tokens, token_ids=None)
     tensor = {"name": "x", "datatype": "FP32", "dims": [1, "length"]}
     kserve = request(
         {"protocol": "kserve", "model_name": "m", "inputs": [tensor]}, TensorShapes(dims=(("length", (3, 5)),))

@@ -17,7 +17,7 @@ from tuner.bench.task_file import DescriptorFile, TaskFile
 from tuner.errors import Fault, StudyFileError, did_you_mean
 from tuner.metric import Direction
 from tuner.parameter import Scale, Value
-from tuner.strategies.listed_problem import BoolArray, Bound, EarlierTask, FloatArray
+from tuner.strategies.listed_problem import BoolArray, Bound, EarlierTask, FloatArray, ListedParameter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +100,7 @@ class RecordedData:
         tasks: every group, also those too small to be tuned, in order of name.
         tunable: for each, whether it has enough rows and one that holds.
         descriptors: as in `ListedProblem.descriptors`.
-        notes: groups that were skipped, for people.
+        notes: groups that were skipped, and empty cells that became a value, for people.
     """
 
     task_file: TaskFile
@@ -158,7 +158,7 @@ def load_recorded(task_file: TaskFile, *, families: Sequence[str] = (), data: Se
         tasks=tuple(tasks),
         tunable=tuple(tunable),
         descriptors=_value_descriptors(task_file),
-        notes=tuple(notes),
+        notes=(*table.notes, *notes),
     )
 
 
@@ -225,6 +225,7 @@ class _Table:
 
     def __init__(self, task_file: TaskFile, frame: pd.DataFrame) -> None:
         self.faults: list[Fault] = []
+        self.notes: list[str] = []
         self._file = task_file
         frame = frame.assign(**{_NUMBER: np.arange(len(frame))})
         if task_file.where is not None:
@@ -249,13 +250,12 @@ class _Table:
     def tasks(
         self, family_column: str | None, features: Mapping[tuple[Value, ...], Mapping[str, float]]
     ) -> Iterable[RecordedTask]:
-        names = [parameter.name for parameter in self._file.parameters]
-        rows = list(zip(*(_values(self._frame[name]) for name in names), strict=True))
+        rows = list(zip(*(self._searched(parameter) for parameter in self._file.parameters), strict=True))
         groups: dict[tuple[Value, ...], list[int]] = {}
         for position, name in enumerate(zip(*(_values(self._frame[key]) for key in self._file.group_by), strict=True)):
             groups.setdefault(name, []).append(position)
         numbers = self._frame[_NUMBER].tolist()
-        families = None if family_column is None else _values(self._frame[family_column])
+        families = None if family_column is None else _values(_empty_named(self._frame[family_column]))
         for name in sorted(groups, key=lambda group: tuple(map(str, group))):
             positions = groups[name]
             yield RecordedTask(
@@ -270,6 +270,11 @@ class _Table:
                 bounds=self._file.bounds,
                 features=_group_features(self._file.group_by, name) | dict(features.get(name, {})),
             )
+
+    def _searched(self, parameter: ListedParameter) -> list[Value]:
+        """The values of a parameter; to expressions, an empty cell stays empty."""
+        column = self._frame[parameter.name]
+        return _values(_empty_named(column) if parameter.scale is Scale.CATEGORICAL else column)
 
     def _truths(self, where: str, expression: Expression, frame: pd.DataFrame) -> BoolArray:
         try:
@@ -299,10 +304,15 @@ class _Table:
                 self.faults.append(
                     Fault(where=where, problem=problem, remedy="Drop them with `where`, or mark them in `feasible`.")
                 )
+        words = [parameter.name for parameter in self._file.parameters if parameter.scale is Scale.CATEGORICAL]
         for name in (*self._file.group_by, *(parameter.name for parameter in self._file.parameters)):
             missing = numbers[self._frame[name].isna().to_numpy()]
-            if len(missing):
-                problem = f"The column {name!r} is empty in {len(missing)} rows, the first at data row {missing[0]}."
+            if len(missing) and name in words and name not in self._file.group_by:
+                rows = "row" if len(missing) == 1 else "rows"
+                self.notes.append(f"{self._file.name}: {name!r} is {EMPTY} in {len(missing)} {rows}")
+            elif len(missing):
+                listed = ", ".join(map(str, missing[:_LISTED])) + (", ..." if len(missing) > _LISTED else "")
+                problem = f"The column {name!r} is empty in {len(missing)} rows: data rows {listed} (from 0)."
                 written = name if name.isidentifier() else f"`{name}`"
                 remedy = f"Fill it, or drop the rows with where: {written} == {written}."
                 self.faults.append(Fault(where=name, problem=problem, remedy=remedy))
@@ -326,6 +336,9 @@ class _Table:
                 )
 
 
+EMPTY = "(empty)"
+"""The value of an empty cell of a categorical parameter."""
+_LISTED = 10
 _NUMBER = "__number__"
 _UNREADABLE = (OSError, ValueError, EOFError, zlib.error)
 _MISSING = ("", "nan", "NaN", "NA", "N/A", "n/a", "<NA>", "#N/A")
@@ -336,6 +349,10 @@ def _columns(frame: pd.DataFrame) -> dict[str, Column]:
         str(name): frame[name].to_numpy(dtype=None if pd.api.types.is_numeric_dtype(frame[name]) else object)
         for name in frame.columns
     }
+
+
+def _empty_named(column: pd.Series) -> pd.Series:
+    return column.astype(object).where(column.notna(), EMPTY)
 
 
 def _values(column: pd.Series) -> list[Value]:
@@ -407,6 +424,6 @@ def _value_descriptors(task_file: TaskFile) -> dict[str, dict[Value, tuple[float
         numeric = numeric.replace([np.inf, -np.inf], np.nan)
         numeric = numeric.loc[:, numeric.notna().all() & (numeric.nunique() > 1)]
         table = descriptors.setdefault(words[0], {})
-        for position, value in enumerate(_values(frame[words[0]])):
+        for position, value in enumerate(_values(_empty_named(frame[words[0]]))):
             table[value] = (*table.get(value, ()), *map(float, numeric.iloc[position]))
     return descriptors

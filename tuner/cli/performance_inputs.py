@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final, Protocol, cast
+from typing import Final, cast
 
 from tuner.errors import ModelError, TunerError
 from tuner.hardware import Hardware
@@ -17,24 +17,14 @@ from tuner.performance.prediction import ModelSource
 from tuner.performance.table_choice import tables_for
 from tuner.step import NumberFormat
 from tuner.study.adapters import load, names
+from tuner.study.read_model import MODEL_READERS, model_reader, read_with
 
-_READERS: Final = "tuner.model_readers"
-
-
-class _Reader(Protocol):
-    def accepts(self, path: Path) -> bool: ...
-
-    def read(self, path: Path, weights: NumberFormat | None = None) -> ModelGraph: ...
+_HUGGING_FACE: Final = "huggingface"
 
 
 def installed(group: str, name: str) -> Callable[..., object]:
     """What an entry point names; raises AdapterError or UnknownNameError."""
     return cast(Callable[..., object], load(group, name))
-
-
-def reader() -> _Reader:
-    """The reader of Hugging Face configurations."""
-    return cast(_Reader, installed(_READERS, "huggingface")())
 
 
 def device_catalogue(own: Path | None) -> Mapping[str, Hardware]:
@@ -61,34 +51,19 @@ def read_model(path: Path) -> ModelGraph:
     """
     if not path.exists():
         raise ModelError(f"There is no {path}. Give an .onnx file, or a folder with a config.json.")
-    for name in sorted(names(_READERS), key=lambda name: name != "huggingface"):
-        found = cast(_Reader, installed(_READERS, name)())
-        if found.accepts(path):
-            return _read(found, path)
+    for name in sorted(names(MODEL_READERS), key=lambda name: name != _HUGGING_FACE):
+        if model_reader(name).accepts(path):
+            return read_with(name, path)
     raise ModelError(f"No reader takes {path}. Give an .onnx file, or a folder with a config.json.")
 
 
 def model_source(folder: Path) -> ModelSource:
     """Reads models by name from `ORG--NAME/config.json` in `folder`."""
-    hugging_face = reader()
 
     def read(name: str, weights: NumberFormat | None) -> ModelGraph:
-        return _read(hugging_face, folder / name.replace("/", "--"), weights)
+        return read_with(_HUGGING_FACE, folder / name.replace("/", "--"), weights)
 
     return read
-
-
-def _read(reader: _Reader, path: Path, weights: NumberFormat | None = None) -> ModelGraph:
-    """The model at `path`; a reader that fails on it in a way of its own takes no other model down."""
-    try:
-        return reader.read(path, weights)
-    except TunerError:
-        raise
-    except Exception as error:
-        raise ModelError(
-            f"{path} cannot be read: {type(error).__name__}: {error}. "
-            "Give the file that the model's authors published, undamaged."
-        ) from error
 
 
 def alone(add: Callable[[argparse._SubParsersAction[argparse.ArgumentParser]], None]) -> int:

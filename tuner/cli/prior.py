@@ -82,9 +82,10 @@ def _add(library: PriorLibrary, arguments: argparse.Namespace) -> None:
 
 
 def _list(library: PriorLibrary, arguments: argparse.Namespace) -> None:
-    found = [("library", task) for task in library] + [("starter", task) for task in starter_tasks()]
+    contents = library.read()
+    found = [("library", task) for task in contents.tasks] + [("starter", task) for task in starter_tasks()]
     if arguments.json:
-        entries = [
+        entries: list[dict[str, object]] = [
             {
                 "name": task.name,
                 "kind": kind,
@@ -95,10 +96,15 @@ def _list(library: PriorLibrary, arguments: argparse.Namespace) -> None:
             }
             for kind, task in found
         ]
+        entries += [
+            {"name": name, "kind": "unreadable", "problem": str(error)} for name, error in contents.unreadable.items()
+        ]
         sys.stdout.write(json.dumps(entries, indent=2) + "\n")
         return
     for kind, task in found:
         sys.stdout.write(f"{task.name:48} {kind:8} {len(task.trials):5} trials  {', '.join(task.parameters)}\n")
+    for name, error in contents.unreadable.items():
+        sys.stdout.write(f"{name:48} {'unreadable':14}  {error}\n")
 
 
 def _show(library: PriorLibrary, arguments: argparse.Namespace) -> None:

@@ -11,16 +11,20 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tuner.cli.performance_inputs import device_catalogue, operator_tables, read_model
 from tuner.errors import ModelError, TraceError, UnknownNameError, UsageError
 from tuner.performance.batch_file import open_table
 from tuner.performance.corrections import Engine, shipped
+from tuner.performance.grid import Array
 from tuner.performance.simulation.continuous import Requests, Served, simulate
 from tuner.performance.simulation.engine_settings import read_settings
 from tuner.performance.simulation.step_tables import StepTables
 from tuner.performance.step_time import StepTime
 from tuner.whole_file import written_whole
+
+Mask = NDArray[np.bool_]
 
 _COLUMNS = ("arrival_s", "input_tokens", "output_tokens")
 _LISTED = 10
@@ -79,11 +83,12 @@ def run(arguments: argparse.Namespace) -> int:
     engine = Engine.named(arguments.engine)
     known = read_settings(settings, graph, hardware)
     step = StepTime(graph, operator_tables(catalogue)[arguments.device], known.shard, known.cache)
-    longest = int((requests.input_tokens + requests.output_tokens).max())
+    accepted = accepted_requests(requests, known.max_model_len)
+    longest = int((requests.input_tokens + requests.output_tokens)[accepted].max())
     tables = StepTables.of(
         step, shipped().corrections, engine, True, known.scheduler.max_num_batched_tokens, max(longest, 64)
     )
-    served = simulate(requests, known.scheduler, tables)
+    served = with_refused(requests, accepted, simulate(chosen(requests, accepted), known.scheduler, tables))
     write_requests(arguments.out, requests, served)
     summary = summarize(requests, served)
     if arguments.json:
@@ -131,6 +136,62 @@ def read_requests(path: Path) -> Requests:
         arrival_s=values[:, 0],
         input_tokens=values[:, 1].astype(np.int64),
         output_tokens=values[:, 2].astype(np.int64),
+    )
+
+
+def accepted_requests(requests: Requests, max_model_len: int | None) -> Mask:
+    """Which requests the engine takes; it refuses those that are longer than `max_model_len`, and a warning names them.
+
+    Raises:
+        UsageError: all are.
+    """
+    lengths = requests.input_tokens + requests.output_tokens
+    accepted = lengths <= (max_model_len or lengths.max())
+    longer = np.flatnonzero(~accepted)
+    if not longer.size:
+        return accepted
+    each = "; ".join(
+        f"at {requests.arrival_s[place]:g} s, {requests.input_tokens[place]} + {requests.output_tokens[place]} tokens"
+        for place in longer[:_LISTED]
+    )
+    more = f"; and {longer.size - _LISTED} more" if longer.size > _LISTED else ""
+    words = (
+        f"{longer.size} of {accepted.size} requests are longer than max_model_len, {max_model_len} tokens of prompt "
+        f"and answer: {each}{more}."
+    )
+    if not accepted.any():
+        raise UsageError(f"{words} Give shorter ones, or a larger --set max_model_len=.")
+    print(f"tune: {words} The engine refuses them: they count as refused, and have no times.", file=sys.stderr)
+    return accepted
+
+
+def chosen(requests: Requests, accepted: Mask) -> Requests:
+    """The requests that are accepted."""
+    return Requests(
+        arrival_s=requests.arrival_s[accepted],
+        input_tokens=requests.input_tokens[accepted],
+        output_tokens=requests.output_tokens[accepted],
+    )
+
+
+def with_refused(requests: Requests, accepted: Mask, served: Served) -> Served:
+    """What became of all requests, where `served` knows of those that were accepted."""
+
+    def times(known: Array) -> Array:
+        found = np.full(accepted.size, np.nan)
+        found[accepted] = known
+        return found
+
+    preemptions = np.zeros(accepted.size, np.int64)
+    preemptions[accepted] = served.preemptions
+    return Served(
+        arrival_s=requests.arrival_s,
+        scheduled_s=times(served.scheduled_s),
+        first_token_s=times(served.first_token_s),
+        finished_s=times(served.finished_s),
+        preemptions=preemptions,
+        steps=served.steps,
+        refused=served.refused + int((~accepted).sum()),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Final
 
@@ -10,6 +9,7 @@ from tuner.cli.wording import (
     config_words,
     estimate_words,
     excess_words,
+    finite,
     metrics_json,
     outcome_words,
     parameters_json,
@@ -253,7 +253,7 @@ def _trial_json(result: Result, record: TrialRecord) -> dict[str, object]:
         "kind": record.kind.value,
         "state": record.state.value,
         "parameters": parameters_json(record.config),
-        "metrics": {str(ref): _finite(value) for ref, value in record.observed.values().items()}
+        "metrics": {str(ref): finite(value) for ref, value in record.observed.values().items()}
         if record.observed
         else None,
         "ended_early": _ended_json(record.ended_early),
@@ -273,7 +273,7 @@ def _ended_json(ended: EarlyEnd | None) -> dict[str, object] | None:
         "reason": str(ended),
         "after_s": ended.after_s,
         "bounds": {
-            name: {"value": _finite(bound.value), "side": bound.side.value} for name, bound in ended.bounds.items()
+            name: {"value": finite(bound.value), "side": bound.side.value} for name, bound in ended.bounds.items()
         },
     }
 
@@ -285,7 +285,7 @@ def _prospects_json(prospects: Prospects | None) -> dict[str, object] | None:
         "incumbent": parameters_json(prospects.best),
         "probability_within": prospects.within,
         "tolerance": prospects.tolerance,
-        "expected_gain": _finite(prospects.expected_gain),
+        "expected_gain": finite(prospects.expected_gain),
         "origin": "predicted",
     }
 
@@ -306,7 +306,7 @@ def _shortfall_json(shortfall: Shortfall | None) -> dict[str, object] | None:
 
 
 def _attained_json(found: tuple[Config, float] | None) -> Mapping[str, object] | None:
-    return None if found is None else {"parameters": parameters_json(found[0]), "value": _finite(found[1])}
+    return None if found is None else {"parameters": parameters_json(found[0]), "value": finite(found[1])}
 
 
 def _estimate_json(estimate: Estimate | None) -> dict[str, object] | None:
@@ -316,12 +316,8 @@ def _estimate_json(estimate: Estimate | None) -> dict[str, object] | None:
 def _estimate_dict(estimate: Estimate | None) -> dict[str, object]:
     if estimate is None:
         return {"value": None, "low": None, "high": None}
-    return {"value": _finite(estimate.value), "low": _finite(estimate.low), "high": _finite(estimate.high)}
+    return {"value": finite(estimate.value), "low": finite(estimate.low), "high": finite(estimate.high)}
 
 
 def _unit(name: str) -> str:
     return MetricRef.parse(name).metric.dimension.value
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

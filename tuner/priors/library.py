@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
@@ -44,16 +45,34 @@ def starter_tasks() -> tuple[PriorTask, ...]:
         return tuple(read_prior(file) for file in sorted(path.glob("*.json.gz")))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LibraryContents:
+    """What a library holds, in order of name.
+
+    Attributes:
+        tasks: all that can be read.
+        unreadable: by name, why another cannot.
+    """
+
+    tasks: tuple[PriorTask, ...]
+    unreadable: Mapping[str, UsageError]
+
+
 class PriorLibrary:
     """A folder with one file per earlier task; every write is complete or does not happen."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder or default_folder()
 
-    def __iter__(self) -> Iterator[PriorTask]:
-        """All tasks, in order of name."""
-        for path in sorted(self.folder.glob("*.json")):
-            yield read_prior(path)
+    def read(self) -> LibraryContents:
+        """All tasks; one that is damaged, or of a newer version, takes no other down."""
+        tasks, unreadable = [], {}
+        for name in self.names():
+            try:
+                tasks.append(read_prior(self._path(name)))
+            except UsageError as error:
+                unreadable[name] = error
+        return LibraryContents(tasks=tuple(tasks), unreadable=unreadable)
 
     def names(self) -> tuple[str, ...]:
         """Names of all tasks, in order."""

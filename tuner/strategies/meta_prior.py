@@ -271,10 +271,11 @@ class EarlierKnowledge:
         logarithmic = column.name != RAN and all((values > 0).all() for _, values in read)
         if column.name not in (OBJECTIVE, RAN):
             logarithmic = logarithmic and self._limit(column.name) > 0
+        measured = [self._task_data(rows, values) for rows, values in read]
         if logarithmic:
-            plain = [self._task_data(rows, values, False) for rows, values in read]
-            logarithmic = fits_logarithms([(data.index, data.values) for data in plain])
-        measured = [self._task_data(rows, values, logarithmic) for rows, values in read]
+            logarithmic = fits_logarithms([(data.index, data.values) for data in measured])
+        if logarithmic:
+            measured = [self._task_data(rows, np.log(values)) for rows, values in read]
         kept = [data for data in measured if len(data.values)]
         centre, scale = 0.0, 1.0
         if kept and column.name != RAN:
@@ -355,15 +356,14 @@ class EarlierKnowledge:
         return rows, np.asarray(values[known], dtype=float)
 
     @staticmethod
-    def _task_data(rows: Sequence[int], values: FloatArray, logarithmic: bool) -> TaskData:
+    def _task_data(rows: Sequence[int], values: FloatArray) -> TaskData:
         """Repeats are averaged; rows in ascending order."""
         index, inverse = np.unique(np.array(rows, dtype=np.int64), return_inverse=True)
         if not len(index):
             empty = np.zeros(0)
             return TaskData(index=index, values=empty, repeats=empty)
-        transformed = np.log(values) if logarithmic else values
         repeats = np.bincount(inverse, minlength=len(index)).astype(float)
-        means = np.bincount(inverse, weights=transformed, minlength=len(index)) / repeats
+        means = np.bincount(inverse, weights=values, minlength=len(index)) / repeats
         return TaskData(index=index, values=means, repeats=repeats)
 
     def _limit(self, name: str) -> float:

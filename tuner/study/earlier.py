@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,19 +51,18 @@ def chosen(study: Study, space: Space) -> Earlier:
     """What of the library, or of the file that the study names, a new study stands on.
 
     Raises:
-        UsageError: a prior cannot be read, or is of a newer version.
+        UsageError: a prior that the study names cannot be read, or is of a newer version.
     """
     if study.search.sampler not in (AUTO, META) or study.search.priors == NONE:
         return Earlier()
     own = study.search.priors == AUTO
-    found = tuple(PriorLibrary()) if own else read_priors(Path(study.search.priors))
+    found, notes = _library() if own else (read_priors(Path(study.search.priors)), [])
     if not found:
-        return Earlier()
+        return Earlier(notes=tuple(notes))
     if len(study.objectives) > 1:
         return Earlier(notes=("two objectives are searched without earlier tasks",))
     engines = {study.engine.name} if own else {study.engine.name, ""}
     fitting = [prior for prior in found if prior.engine in engines]
-    notes = []
     if len(fitting) < len(found) and not own:
         others = ", ".join(prior.name for prior in found if prior not in fitting)
         notes.append(f"left out, of another engine: {others}")
@@ -78,6 +78,16 @@ def chosen(study: Study, space: Space) -> Earlier:
     if crowded:
         notes.append(f"left out, as there are enough: {', '.join(prior.name for prior in crowded)}")
     return Earlier(priors=priors, notes=tuple(notes))
+
+
+def _library() -> tuple[tuple[PriorTask, ...], list[str]]:
+    """The priors of the user's library, and a note for each that cannot be read."""
+    contents = PriorLibrary().read()
+    notes = [
+        f"prior {name}: left out. {error} To forget it: tune prior remove {shlex.quote(name)}"
+        for name, error in contents.unreadable.items()
+    ]
+    return contents.tasks, notes
 
 
 def changed(study: Study, used: Sequence[PriorTask]) -> tuple[str, ...]:
@@ -177,7 +187,7 @@ def remembered(
     study, identity = result.study, result.study_id[:8]
     source = f"study {study.name} ({identity})"
     chosen_name = name or study.name
-    if chosen_name in library.names() and library.get(chosen_name).source == source:
+    if chosen_name in library.names() and _source(library, chosen_name) == source:
         replace = True
     elif chosen_name in library.names() and name is None and not replace:
         chosen_name, replace = f"{chosen_name}-{identity}", True
@@ -203,6 +213,14 @@ def remembered(
     if not prior.measured:
         raise UsageError(f"The study {study.name!r} has no measured trial: there is nothing to learn from.")
     return library.add(prior, replace=replace)
+
+
+def _source(library: PriorLibrary, name: str) -> str | None:
+    """Where a prior comes from; `None` where it cannot be read."""
+    try:
+        return library.get(name).source
+    except UsageError:
+        return None
 
 
 def _within_limit(priors: Sequence[PriorTask], space: Space) -> tuple[tuple[PriorTask, ...], tuple[PriorTask, ...]]:

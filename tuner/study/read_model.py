@@ -1,4 +1,4 @@
-"""A study's model, read into its operators."""
+"""Models, read into their operators by the readers that are installed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Protocol, cast
 
-from tuner.errors import TunerError, UnpredictableError
+from tuner.errors import ModelError, TunerError, UnpredictableError
 from tuner.make_up import make_up
 from tuner.model_graph import ModelGraph
 from tuner.ports import Predictable, SearchSpace, ServingTask
@@ -17,26 +17,48 @@ from tuner.study import adapters
 MODEL_READERS: Final = "tuner.model_readers"
 
 
-class _Reader(Protocol):
+class ModelReader(Protocol):
+    """Reads the models of one format."""
+
+    def accepts(self, path: Path) -> bool: ...
+
     def read(self, path: Path, weights: NumberFormat | None = None) -> ModelGraph: ...
 
 
-def read_graph(served: ServedModel, weights: NumberFormat | None = None) -> ModelGraph:
-    """The model, its weights in the given format where that is not as its files say.
+def model_reader(name: str) -> ModelReader:
+    """The reader `name`; raises what `adapters.load` raises."""
+    return cast(Callable[[], ModelReader], adapters.load(MODEL_READERS, name))()
+
+
+def read_with(reader: str, path: Path, weights: NumberFormat | None = None) -> ModelGraph:
+    """The model at `path`, its weights in the given format where that is not as its files say.
 
     Raises:
-        UnpredictableError: no reader understands it.
+        ModelError: the reader fails on it in a way of its own; it may come from anywhere, and takes nothing else down.
+        TunerError: the reader refuses it, or cannot be loaded.
     """
     try:
-        reader = cast(Callable[[], _Reader], adapters.load(MODEL_READERS, served.reader))()
-        return reader.read(served.path, weights) if weights is not None else reader.read(served.path)
+        found = model_reader(reader)
+        return found.read(path, weights) if weights is not None else found.read(path)
+    except TunerError:
+        raise
+    except Exception as error:
+        raise ModelError(
+            f"{path} cannot be read: {type(error).__name__}: {error}. "
+            "Give it as the model's authors published it, undamaged."
+        ) from error
+
+
+def read_graph(served: ServedModel, weights: NumberFormat | None = None) -> ModelGraph:
+    """A study's model, as `read_with` reads it.
+
+    Raises:
+        UnpredictableError: its reader does not understand it.
+    """
+    try:
+        return read_with(served.reader, served.path, weights)
     except TunerError as error:
         raise UnpredictableError(f"The model's operators cannot be read: {error}") from error
-    except Exception as error:  # a reader may come from anywhere
-        raise UnpredictableError(
-            f"The model's operators cannot be read: {type(error).__name__}: {error}. "
-            f"Give {served.path} as the model's authors published it, undamaged."
-        ) from error
 
 
 def model_features(task: ServingTask, engine: SearchSpace) -> dict[str, float]:

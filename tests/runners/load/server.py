@@ -75,6 +75,12 @@ class Server:
             case ["stream"]:
                 await self.stream(writer, json.loads(body)["max_tokens"], usage=True)
                 return True
+            case ["texts"]:
+                if not isinstance(json.loads(body)["prompt"], str):
+                    writer.write(plain(b"a prompt is a text", "400 Bad Request"))
+                    return True
+                await self.stream(writer, json.loads(body)["max_tokens"], usage=True, prompt_tokens=1000)
+                return True
             case ["stream-cut"]:
                 await self.stream(writer, 3, usage=False, whole=False)
                 return True
@@ -95,7 +101,9 @@ class Server:
         writer.write(plain(b"hello"))
         return True
 
-    async def stream(self, writer: asyncio.StreamWriter, tokens: int, *, usage: bool, whole: bool = True) -> None:
+    async def stream(
+        self, writer: asyncio.StreamWriter, tokens: int, *, usage: bool, whole: bool = True, prompt_tokens: int = 20
+    ) -> None:
         """Server-sent events, one token each, `service_s` apart."""
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
         for index in range(tokens):
@@ -103,7 +111,7 @@ class Server:
             finish = "length" if whole and index == tokens - 1 else None
             writer.write(event({"choices": [{"text": "a", "finish_reason": finish}]}))
         if usage:
-            writer.write(event({"choices": [], "usage": {"completion_tokens": tokens}}))
+            writer.write(event({"choices": [], "usage": {"completion_tokens": tokens, "prompt_tokens": prompt_tokens}}))
         if whole:
             writer.write(b"e\r\ndata: [DONE]\n\n\r\n")
         writer.write(b"0\r\n\r\n")

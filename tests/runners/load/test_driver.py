@@ -70,6 +70,7 @@ CASES: Mapping[str, tuple[RequestSpec, Arrival]] = {
     "kserve": (a_kserve("m"), OPEN),
     "kserve lies": (a_kserve("lies"), OPEN),
     "completions": (CompletionRequest(model_name="m", shapes=TOKENS, token_ids=(1, 9), path="/stream"), OPEN),
+    "texts": (CompletionRequest(model_name="m", shapes=TOKENS, token_ids=None, path="/texts"), OPEN),
     "pieces": (a_template("/pieces", streamed=True), OPEN),
     "tenth fails": (a_template("/tenth"), OPEN),
     "hang": (a_template("/hang"), OPEN),
@@ -113,6 +114,7 @@ def test_every_request_is_accounted_for(found: Mapping[str, Measurement], name: 
         "template",
         "kserve",
         "completions",
+        "texts",
         "pieces",
         "closed loop",
         "trace",
@@ -122,6 +124,16 @@ def test_good_answers_are_all_counted(found: Mapping[str, Measurement], name: st
     assert found[name].errors == ()
     assert found[name].completed == found[name].sent
     assert found[name].metrics["error_rate"].value == 0.0
+
+
+def test_texts_are_as_long_as_their_server_says(found: Mapping[str, Measurement]) -> None:
+    def prompt_tokens_per_request(name: str) -> float:
+        metrics = found[name].metrics
+        prompts = metrics["total_throughput"].value - metrics["output_throughput"].value
+        return prompts / metrics["throughput"].value
+
+    assert prompt_tokens_per_request("texts") == pytest.approx(1000, rel=0.2)
+    assert prompt_tokens_per_request("completions") == pytest.approx(20, rel=0.2)
 
 
 @pytest.mark.parametrize(

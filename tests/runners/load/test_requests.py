@@ -11,11 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runners.load.completions import CompletionAnswer, CompletionSource
+from runners.load.exchange import Exchange, Fate
 from runners.load.http_head import Endpoint, head
 from runners.load.kserve import KServeAnswer, KServeSource, inference_answer, tensor_bytes
 from runners.load.lengths import draw_length
+from runners.load.records import collect
 from runners.load.sse import EventSplitter
 from runners.load.template import StreamedAnswer, TemplateSource, fill
+from runners.load.words import WORDS
 from tests.runners.load.strategies import seeds
 from tuner.errors import UsageError
 from tuner.launch import CompletionRequest, KServeRequest, TemplateRequest, TensorInput
@@ -128,7 +131,8 @@ def a_completion(**changes: object) -> CompletionRequest:
         output_tokens=Lengths(shape=LengthShape.LOGNORMAL, mean=30, std=10, low=1, high=60),
         shared_prefix_tokens=10,
     )
-    return CompletionRequest(model_name="llama", shapes=shapes, token_ids=(100, 200), **changes)  # type: ignore[arg-type]
+    settings = {"model_name": "llama", "shapes": shapes, "token_ids": (100, 200), **changes}
+    return CompletionRequest(**settings)  # type: ignore[arg-type]
 
 
 @given(seed=seeds, index=st.integers(0, 10**6))
@@ -152,6 +156,47 @@ def test_prompts_share_their_prefix_and_nothing_else() -> None:
     one, two = (json.loads(split(source.prepare(index).wire)[2])["prompt"] for index in (0, 1))
     assert one[:10] == two[:10]
     assert one[10:20] != two[10:20]
+
+
+def test_text_prompts_have_as_many_words_share_their_prefix_and_are_reproducible() -> None:
+    source = CompletionSource(ENDPOINT, a_completion(token_ids=None), 5, no_trace)
+    one, two = (source.prepare(index) for index in (0, 1))
+    texts = [json.loads(split(prepared.wire)[2])["prompt"].split() for prepared in (one, two)]
+    assert [len(text) for text in texts] == [one.input_tokens, two.input_tokens]
+    assert texts[0][:10] == texts[1][:10]
+    assert texts[0][10:20] != texts[1][10:20]
+    assert set(texts[0]) <= set(WORDS)
+    assert CompletionSource(ENDPOINT, a_completion(token_ids=None), 5, no_trace).prepare(1).wire == two.wire
+
+
+def test_a_chat_is_asked_by_a_message_of_its_user() -> None:
+    chat = a_completion(token_ids=None, path="/v1/chat/completions")
+    line, _, body = split(CompletionSource(ENDPOINT, chat, 5, no_trace).prepare(0).wire)
+    plain = split(CompletionSource(ENDPOINT, a_completion(token_ids=None), 5, no_trace).prepare(0).wire)[2]
+    assert line.startswith("POST /v1/chat/completions ")
+    assert "prompt" not in json.loads(body)
+    assert json.loads(body)["messages"] == [{"role": "user", "content": json.loads(plain)["prompt"]}]
+
+
+@pytest.mark.parametrize(
+    ("token_ids", "usage", "length"),
+    [
+        (None, {"completion_tokens": 5, "prompt_tokens": 23}, 23),
+        (None, {"completion_tokens": 5}, 20),
+        ((1, 9), {"completion_tokens": 5, "prompt_tokens": 23}, 20),
+    ],
+)
+def test_texts_are_as_long_as_the_server_counts(
+    token_ids: tuple[int, int] | None, usage: dict[str, int], length: int
+) -> None:
+    tokens = TokenShapes(input_tokens=Lengths.constant(20), output_tokens=Lengths.constant(5))
+    request = CompletionRequest(model_name="m", shapes=tokens, token_ids=token_ids)
+    source = CompletionSource(ENDPOINT, request, 5, no_trace)
+    exchange = Exchange(source.prepare(0), source.answer(), 0.0, 0.0)
+    exchange.answer.body(stream('{"choices":[{"text":"a"}]}', json.dumps({"choices": [], "usage": usage})), 1.0)
+    assert exchange.answer.end(200, 1.0) is None
+    exchange.settle(Fate.COMPLETED, 1.0)
+    assert collect([exchange], 0.0, 2.0).input_tokens.tolist() == [length]
 
 
 def test_lengths_of_a_trace_go_before_drawn_ones() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from tuner.bench.recorded_task import load_recorded
 from tuner.bench.task_file import read_task_file
+from tuner.cli.bench import main
 from tuner.errors import StudyFileError
 from tuner.metric import Direction
 from tuner.parameter import Scale
@@ -112,14 +114,46 @@ def test_data_without_rows_is_refused(write_grid: Callable[..., Path]) -> None:
         load_recorded(read_task_file(write_grid(edit_data=lambda text: text.splitlines()[0])))
 
 
-def test_rows_without_a_value_are_dropped_as_the_fault_says(write_grid: Callable[..., Path]) -> None:
-    def emptied(text: str) -> str:
-        return text.replace("bee,small,1,1,", "bee,,1,1,", 1)
+def emptied(text: str) -> str:
+    return text.replace("bee,small,1,1,", "bee,,1,1,", 1)
 
-    with pytest.raises(StudyFileError, match="where: kind == kind"):
-        load_recorded(read_task_file(write_grid(edit_data=emptied)))
-    path = write_grid(lambda text: text + "where: kind == kind\n", emptied)
-    assert {row[0] for row in load_recorded(read_task_file(path)).tasks[1].rows} == {"small", "large"}
+
+def test_an_empty_cell_of_a_categorical_parameter_is_a_value_of_its_own(write_grid: Callable[..., Path]) -> None:
+    data = load_recorded(read_task_file(write_grid(edit_data=emptied)))
+    assert {row[0] for row in data.tasks[1].rows} == {"small", "large", "(empty)"}
+    assert {row[0] for row in data.tasks[0].rows} == {"small", "large"}
+    assert data.notes == ("small: 'kind' is (empty) in 1 row",)
+    dropped = load_recorded(read_task_file(write_grid(lambda text: text + "where: kind == kind\n", emptied)))
+    assert {row[0] for row in dropped.tasks[1].rows} == {"small", "large"}
+    assert dropped.notes == ()
+
+
+@pytest.mark.parametrize("strategy", ["meta", "cherrypick"])
+def test_empty_cells_of_numbers_that_are_categories_are_searched(
+    write_grid: Callable[..., Path], tmp_path: Path, strategy: str
+) -> None:
+    path = write_grid(
+        lambda text: text.replace("ordinal, scale: linear", "categorical").replace("rate / instances", "rate"),
+        lambda text: text.replace(",1,1,", ",1,,"),
+    )
+    options = ["--strategies", strategy, "--budget", "5", "--out", str(tmp_path / "out")]
+    assert main(["replay", str(path), *options]) == 0
+    lines = (tmp_path / "out" / "evaluations.jsonl").read_text().splitlines()
+    assert {json.loads(line)["config"]["instances"] for line in lines} <= {2.0, 3.0, 1.0, "(empty)"}
+
+
+@pytest.mark.parametrize(("column", "cells"), [("model", ",small,1,1,"), ("batch", "bee,small,,1,")])
+def test_rows_without_a_group_or_number_are_named_and_dropped_as_the_fault_says(
+    write_grid: Callable[..., Path], column: str, cells: str
+) -> None:
+    def cut(text: str) -> str:
+        return text.replace("bee,small,1,1,", cells, 1)
+
+    words = rf"'{column}' is empty in 1 rows: data rows 30 .*where: {column} == {column}"
+    with pytest.raises(StudyFileError, match=words):
+        load_recorded(read_task_file(write_grid(edit_data=cut)))
+    path = write_grid(lambda text: text + f"where: {column} == {column}\n", cut)
+    assert len(load_recorded(read_task_file(path)).tasks[1].rows) == 29
 
 
 def test_a_damaged_archive_of_data_is_a_fault(write_grid: Callable[..., Path], tmp_path: Path) -> None:

@@ -90,6 +90,27 @@ def test_requests_that_arrive_at_once_are_all_served(models: Path) -> None:
         assert all(float(row["e2e_s"]) > 0 for row in csv.DictReader(file))
 
 
+def test_requests_longer_than_the_engine_takes_are_named_and_refused_and_the_others_served(
+    models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trace = TRACE + "0,100,10\n1,91,10\n2,500,1\n3,90,10\n"
+    assert simulated(models, trace, "max_model_len=100") == 0
+    out, err = capsys.readouterr()
+    assert "3 of 4 requests are longer than max_model_len, 100 tokens" in err
+    assert "at 0 s, 100 + 10 tokens; at 1 s, 91 + 10 tokens; at 2 s, 500 + 1 tokens" in err
+    assert [line.split()[1] for line in out.splitlines() if line.startswith("refused")] == ["3"]
+    with (models.parent / "out.csv").open(newline="") as file:
+        assert [bool(row["e2e_s"]) for row in csv.DictReader(file)] == [False, False, False, True]
+
+
+def test_requests_that_are_all_longer_than_the_model_takes_are_misuse(
+    models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    too_long = CONFIG["max_position_embeddings"] + 1
+    assert simulated(models, TRACE + f"0,{too_long},1\n") == 2
+    assert f"max_model_len, {CONFIG['max_position_embeddings']} tokens" in " ".join(capsys.readouterr().err.split())
+
+
 def test_all_values_that_are_none_are_told_at_their_lines(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trace = TRACE + "nan,10,10\n0,0,10\n\n1,10,-1\n2,10\n3,1e300,1.5\n4,5,6\n"
     assert simulated(models, trace) == 2

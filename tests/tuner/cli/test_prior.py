@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tuner.cli.main import main
+from tuner.priors.library import PriorLibrary
 from tuner.testing.fakes import installed
 
 STUDY = """\
@@ -99,3 +100,24 @@ def test_what_cannot_be_used_is_a_fault_of_the_file(
     study.write_text(STUDY.replace("confirmations: 0", search))
     assert main(["run", str(study)]) == 2
     assert words in capsys.readouterr().err
+
+
+def test_a_damaged_prior_is_listed_as_unreadable_and_stops_no_study(
+    study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = PriorLibrary().folder
+    folder.mkdir(parents=True)
+    (folder / "broken.json").write_text("{")
+    assert main(["prior", "list"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("broken ")]
+    assert "unreadable" in line
+    assert "broken.json holds no prior" in line
+    assert main(["prior", "list", "--json"]) == 0
+    (entry,) = [each for each in json.loads(capsys.readouterr().out) if each["kind"] == "unreadable"]
+    assert entry["name"] == "broken"
+    assert "broken.json" in entry["problem"]
+    assert main(["check", str(study)]) == 0
+    capsys.readouterr()
+    study.write_text(STUDY.replace("trials: 5", "trials: 1"))
+    assert main(["run", str(study)]) == 0
+    assert "tune prior remove broken" in " ".join(capsys.readouterr().err.split())

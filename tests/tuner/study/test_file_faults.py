@@ -247,7 +247,7 @@ def test_the_files_that_are_broken_below_are_good_ones(text: str, folder: Path) 
 
 
 @given(chance=st.randoms(use_true_random=False), base=st.sampled_from(GOOD), count=st.integers(1, 4))
-@settings(max_examples=900, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=400, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 def test_a_study_file_with_wrong_entries_is_faults_or_still_a_study(
     chance: random.Random, base: str, count: int, folder: Path
 ) -> None:
@@ -258,7 +258,7 @@ def test_a_study_file_with_wrong_entries_is_faults_or_still_a_study(
 
 
 @given(chance=st.randoms(use_true_random=False), base=st.sampled_from(GOOD), count=st.integers(1, 4))
-@settings(max_examples=700, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=350, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 def test_a_study_file_with_damaged_text_is_faults_or_still_a_study(
     chance: random.Random, base: str, count: int, folder: Path
 ) -> None:
@@ -274,12 +274,12 @@ def test_a_study_file_with_damaged_text_is_faults_or_still_a_study(
     | st.dictionaries(st.sampled_from(TOP_KEYS) | st.text(max_size=8), inner, max_size=5),
     max_leaves=20,
 ))  # fmt: skip
-@settings(max_examples=250, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 def test_any_yaml_value_is_a_study_or_faults(value: object, folder: Path) -> None:
     _holds(_dumped(value), folder)
 
 
 @given(data=st.binary(max_size=200) | st.text(max_size=200).map(lambda text: text.encode("utf-8", "surrogatepass")))
-@settings(max_examples=650, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 def test_any_bytes_are_a_study_or_faults(data: bytes, folder: Path) -> None:
     _holds(data, folder)

@@ -43,11 +43,13 @@ class EngineSettings:
         shard: how the model is cut.
         cache: how keys and values are kept.
         scheduler: places, budget and blocks.
+        max_model_len: most tokens of a prompt and its answer together; `None` where nothing limits them.
     """
 
     shard: Shard
     cache: NumberFormat
     scheduler: Scheduler
+    max_model_len: int | None
 
 
 def read_settings(values: Mapping[str, str], graph: ModelGraph, hardware: Hardware) -> EngineSettings:
@@ -78,6 +80,7 @@ def read_settings(values: Mapping[str, str], graph: ModelGraph, hardware: Hardwa
     # a block's share of a long sequence: sliding windows keep less than their length in tokens
     length = _whole(values, "max_model_len", graph.max_context or 32768)
     per_block = graph.cache_bytes(float(length), shard, cache) / max(length / block, 1.0)
+    limited = "max_model_len" in values or graph.max_context is not None
     blocks = _whole(values, "num_gpu_blocks_override", max(int(need.cache_bytes / max(per_block, 1.0)), 1))
     caching = _switch(values, "enable_prefix_caching", True)
     return EngineSettings(
@@ -91,6 +94,7 @@ def read_settings(values: Mapping[str, str], graph: ModelGraph, hardware: Hardwa
             prefix_caching=caching,
             shared_prefix_tokens=_whole(values, "shared_prefix_tokens", 0) if caching else 0,
         ),
+        max_model_len=length if limited else None,
     )
 
 
