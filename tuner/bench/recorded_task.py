@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from tuner.bench.expression import Column, Expression, ExpressionError
+from tuner.bench.expression import Column, Expression, ExpressionError, first_word
 from tuner.bench.task_file import DescriptorFile, TaskFile
 from tuner.errors import Fault, StudyFileError, did_you_mean
 from tuner.metric import Direction
@@ -128,37 +128,43 @@ def load_recorded(task_file: TaskFile, *, families: Sequence[str] = (), data: Se
             the configuration ran, missing parameter values, or no group that can be tuned.
     """
     faults: list[Fault] = []
-    frame = _read_frames(data or task_file.data, task_file, faults)
+    origin = str(task_file.path)
+    if data:
+        origin += f" on {', '.join(map(str, data))}"
+    frame = _read_frames(data or task_file.data, task_file, origin, faults)
     _check_columns(task_file, frame, faults)
     if faults:
-        raise StudyFileError(str(task_file.path), faults)
+        raise StudyFileError(origin, faults)
     table = _Table(task_file, frame)
     family_column = next((name for name in families if name in frame.columns), None)
     task_features = _task_features(task_file, faults)
-    tasks, tunable, notes = [], [], []
+    tasks, tunable, skipped = [], [], []
+    notes = []
+    if families and family_column is None:
+        notes.append(f"{task_file.name}: no column is called {' or '.join(families)}; only a group itself is left out")
     for task in table.tasks(family_column, task_features):
         reason = _untunable(task, task_file.min_rows)
         tasks.append(task)
         tunable.append(reason is None)
         if reason is not None:
-            notes.append(f"{task_file.name}: {'/'.join(map(str, task.name))} is skipped: {reason}")
+            skipped.append(f"{task_file.name}: {'/'.join(map(str, task.name))} is skipped: {reason}")
     if not any(tunable):
         table.faults.append(
             Fault(
                 where="group_by",
-                problem="No group can be tuned: " + "; ".join(notes[:3] or ["there are no rows"]) + ".",
+                problem="No group can be tuned: " + "; ".join(skipped[:3] or ["there are no rows"]) + ".",
                 remedy="Lower min_rows, relax the constraints, or give data in which something holds.",
             )
         )
     faults += table.faults
     if faults:
-        raise StudyFileError(str(task_file.path), faults)
+        raise StudyFileError(origin, faults)
     return RecordedData(
         task_file=task_file,
         tasks=tuple(tasks),
         tunable=tuple(tunable),
         descriptors=_value_descriptors(task_file),
-        notes=tuple(notes),
+        notes=(*notes, *skipped),
     )
 
 
@@ -170,7 +176,7 @@ def _untunable(task: RecordedTask, min_rows: int) -> str | None:
     return None
 
 
-def _read_frames(paths: Iterable[Path], task_file: TaskFile, faults: list[Fault]) -> pd.DataFrame:
+def _read_frames(paths: Iterable[Path], task_file: TaskFile, origin: str, faults: list[Fault]) -> pd.DataFrame:
     frames = []
     for path in paths:
         try:
@@ -178,11 +184,13 @@ def _read_frames(paths: Iterable[Path], task_file: TaskFile, faults: list[Fault]
         except _UNREADABLE as error:
             faults.append(
                 Fault(
-                    where="data", problem=f"{path} cannot be read: {error}.", remedy="Give a CSV file, gzipped or not."
+                    where="data",
+                    problem=f"{path} cannot be read: {str(error).strip()}.",
+                    remedy="Give a CSV file, gzipped or not.",
                 )
             )
     if not frames:
-        raise StudyFileError(str(task_file.path), faults)
+        raise StudyFileError(origin, faults)
     return pd.concat(frames, ignore_index=True)
 
 
@@ -311,7 +319,7 @@ class _Table:
             if parameter.scale is Scale.CATEGORICAL:
                 continue
             if not pd.api.types.is_numeric_dtype(column):
-                problem = f"The column holds words ({column.iloc[0]!r}), not numbers."
+                problem = f"The column holds words ({first_word(column.tolist())!r}), not numbers."
                 self.faults.append(
                     Fault(where=f"parameters.{parameter.name}", problem=problem, remedy="Write {type: categorical}.")
                 )

@@ -108,8 +108,33 @@ def test_none_is_a_word_where_words_are_expected(write_grid: Callable[..., Path]
 
 
 def test_data_without_rows_is_refused(write_grid: Callable[..., Path]) -> None:
-    with pytest.raises(StudyFileError, match="there are no rows"):
+    with pytest.raises(StudyFileError, match="there are no rows") as caught:
         load_recorded(read_task_file(write_grid(edit_data=lambda text: text.splitlines()[0])))
+    assert len(caught.value.faults) == 1
+
+
+def test_a_number_that_is_a_word_is_the_one_named(write_grid: Callable[..., Path]) -> None:
+    path = write_grid(edit_data=lambda text: text.replace("bee,small,1,1,", "bee,small,one,1,", 1))
+    with pytest.raises(StudyFileError, match=r"holds words \('one'\)"):
+        load_recorded(read_task_file(path))
+
+
+def test_faults_of_other_data_name_its_file(write_grid: Callable[..., Path], tmp_path: Path) -> None:
+    other = tmp_path / "other.csv"
+    other.write_text("model,kind\nant,small\n", encoding="utf-8")
+    with pytest.raises(StudyFileError, match=r"small.yaml on .*other.csv: "):
+        load_recorded(read_task_file(write_grid()), data=[other])
+
+
+def test_a_descriptor_without_a_file_is_told_apart_from_a_missing_file(write_grid: Callable[..., Path]) -> None:
+    with pytest.raises(StudyFileError, match=r"descriptors\[0\].file: None is no file"):
+        read_task_file(write_grid(lambda text: text + "descriptors: [{data: data/grid.csv, on: [kind]}]\n"))
+
+
+def test_families_that_no_column_names_are_told(write_grid: Callable[..., Path]) -> None:
+    task_file = read_task_file(write_grid())
+    assert "no column is called app or modle" in " ".join(load_recorded(task_file, families=["app", "modle"]).notes)
+    assert load_recorded(task_file, families=["app", "model"]).notes == ()
 
 
 def test_rows_without_a_value_are_dropped_as_the_fault_says(write_grid: Callable[..., Path]) -> None:
