@@ -203,7 +203,7 @@ class Predictor:
         cache = self._cache(row, hardware)
         origin = "predicted"
         if table.is_borrowed:
-            origin += f" (no table of {row.device}: scaled from {table.measured.name} by roofline)"
+            origin += f" (no table of {hardware.name}: scaled from {table.measured.name} by roofline)"
         factor = (1.6 if table.is_borrowed else 1.0) * (2.0 if apart else 1.0) * (1.5 if graph.assumptions else 1.0)
         bounds: list[float] = []
         for metric in ("ttft", "tpot"):
@@ -223,8 +223,8 @@ class Predictor:
         needed = min(graph.weight_bytes(shard), own.weight_bytes(shard))
         if needed > hardware.memory_bytes:
             raise Declined(
-                f"weights of {format_bytes(needed)} on each of {shard.gpus} GPUs exceed the "
-                f"{format_bytes(hardware.memory_bytes)} of a {hardware.name}"
+                f"weights of {format_bytes(needed)} on each GPU exceed the {format_bytes(hardware.memory_bytes)} "
+                f"that {hardware.name} has"
             )
 
     def _graph(self, row: ServingRow) -> ModelGraph:
