@@ -147,7 +147,7 @@ class UnknownNameError(UsageError):
         super().__init__(f"Unknown {kind} {name!r}. {did_you_mean(name, known)}")
 
 
-_LISTED = 30
+_LISTED = 16
 """Names that are shown where none is near."""
 
 
