@@ -320,3 +320,25 @@ def test_a_wrong_catalogue_is_refused_with_every_fault(tmp_path: Path) -> None:
     path.write_text(json.dumps({"devices": {"x": {"memory": -1, "bandwidth": 1, "flops": {"bf16": 1}, "link": 1}}}))
     with pytest.raises(StudyFileError, match="2 faults"):
         catalogue(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"\xff\xfe\x00", "is no YAML"),
+        (b"[" * 100_000, "is no YAML"),
+        (b"", "holds no devices"),
+        (b"a,b\n" * 999, "holds no devices"),
+        (b"devices: {x: {source: s, memory: .inf, bandwidth: 1, flops: {bf16: 1}, link: 1}}", "memory.*finite"),
+        (
+            b"devices: {x: {source: s, memory: 1, bandwidth: 1, flops: {bf16: -1}, link: 1}}",
+            "flops.bf16.*greater than 0",
+        ),
+        (b"devices: {x: {source: s, memory: 1, bandwidth: 1, flops: {}, link: 1}}", "flops.*at least 1"),
+    ],
+)
+def test_what_is_no_catalogue_is_refused(tmp_path: Path, content: bytes, words: str) -> None:
+    (tmp_path / "devices.yaml").write_bytes(content)
+    with pytest.raises(UsageError, match=words) as caught:
+        catalogue(tmp_path / "devices.yaml")
+    assert len(str(caught.value)) < 500
