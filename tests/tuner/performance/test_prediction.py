@@ -180,6 +180,14 @@ def test_one_request_at_a_time_is_never_slowed_by_the_prompts_of_others(batch: i
     assert slow[1] >= usual[1] * (1 - 1e-9)
 
 
+@pytest.mark.parametrize("device", ["b200_sxm", "gb200", "b300_sxm", "h100_sxm"])
+def test_a_product_of_one_row_takes_hardly_longer_than_one_of_two(device: str) -> None:
+    table = OperatorTable(catalogue()[device], folder() / device)
+    for n, k in ((7168, 2048), (2112, 7168), (24576, 1536)):
+        one, two = table.matmul_s(NumberFormat.FP8_BLOCK, n, k, np.array([1.0, 2.0]))
+        assert one < 1.5 * two
+
+
 def test_a_device_without_tables_borrows_and_says_so(predictor: Predictor) -> None:
     own, borrowed = predictor.predict([read_row(ROW), read_row({**ROW, "system": "mi300x"})])
     assert own.origin == "predicted"
