@@ -301,9 +301,10 @@ class _Table:
             ("objective", self._objective),
             *((f"constraints[{at}]", self._constraints[:, at]) for at in range(self._constraints.shape[1])),
         ]:
-            bad = numbers[self._ran & ~np.isfinite(values)]
+            bad = numbers[self._ran & ~(np.abs(values) < _LARGEST)]
             if len(bad):
-                problem = f"It is NaN or infinite in {len(bad)} rows that ran, the first at data row {bad[0]}."
+                what = f"NaN, infinite or beyond {_LARGEST:g}"
+                problem = f"It is {what} in {len(bad)} rows that ran, the first at data row {bad[0]}."
                 self.faults.append(
                     Fault(where=where, problem=problem, remedy="Drop them with `where`, or mark them in `feasible`.")
                 )
@@ -314,6 +315,17 @@ class _Table:
                 written = name if name.isidentifier() else f"`{name}`"
                 remedy = f"Fill it, or drop the rows with where: {written} == {written}."
                 self.faults.append(Fault(where=name, problem=problem, remedy=remedy))
+            elif pd.api.types.is_numeric_dtype(self._frame[name]):
+                beyond = numbers[~(np.abs(self._frame[name].to_numpy(float)) < _LARGEST)]
+                if len(beyond):
+                    problem = f"The column {name!r} is infinite or beyond {_LARGEST:g} in {len(beyond)} rows"
+                    self.faults.append(
+                        Fault(
+                            where=name,
+                            problem=f"{problem}, the first at data row {beyond[0]}.",
+                            remedy="Write what was set, or drop the rows with `where`.",
+                        )
+                    )
         for parameter in self._file.parameters:
             column = self._frame[parameter.name]
             if parameter.scale is Scale.CATEGORICAL:
@@ -335,6 +347,8 @@ class _Table:
 
 
 _NUMBER = "__number__"
+_LARGEST = 1e100
+"""Numbers of this size are none, and their squares are beyond all numbers."""
 _UNREADABLE = (OSError, ValueError, EOFError, zlib.error)
 _MISSING = ("", "nan", "NaN", "NA", "N/A", "n/a", "<NA>", "#N/A")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -75,6 +76,21 @@ def test_what_does_not_fit_the_data_is_refused(
 def test_an_objective_that_is_nan_where_it_ran_is_refused(write_grid: Callable[..., Path]) -> None:
     path = write_grid(edit_data=lambda text: text.replace("bee,small,1,1,", "bee,small,1,1,nan,5,1\nbee,small,1,2,", 1))
     with pytest.raises(StudyFileError, match=r"objective.*NaN"):
+        load_recorded(read_task_file(path))
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ("bee,small,inf,1,9,5,1", "'batch' is infinite or beyond 1e.100 in 1 rows, the first at data row 30"),
+        ("bee,small,1e308,1,9,5,1", "'batch' is infinite"),
+        ("bee,small,1,1,1e308,5,1", "objective: It is NaN, infinite or beyond"),
+        ("bee,small,1,1,9,inf,1", r"constraints\[0\]: It is NaN, infinite or beyond"),
+    ],
+)
+def test_numbers_beyond_all_use_are_refused_at_their_row(write_grid: Callable[..., Path], row: str, words: str) -> None:
+    path = write_grid(edit_data=lambda text: re.sub(r"bee,small,1,1,.*", row, text, count=1))
+    with pytest.raises(StudyFileError, match=words):
         load_recorded(read_task_file(path))
 
 
