@@ -199,6 +199,10 @@ def _read_csv(path: Path, task_file: TaskFile) -> pd.DataFrame:
     packed: Literal["gzip"] | None = "gzip" if path.suffix == ".gz" else None
     # In one piece, so that a column has one type throughout.
     frame = pd.read_csv(path, compression=packed, low_memory=False)
+    header = pd.read_csv(path, compression=packed, header=None, nrows=1, dtype=str).iloc[0].tolist()
+    twice = sorted({name for name in _asked(task_file) if header.count(name) > 1})
+    if twice:
+        raise ValueError(f"more than one column is called {', '.join(twice)}")
     words = [parameter.name for parameter in task_file.parameters if parameter.scale is Scale.CATEGORICAL]
     for name in (*task_file.group_by, *words):
         if name in frame.columns and frame[name].isna().any():
@@ -207,6 +211,14 @@ def _read_csv(path: Path, task_file: TaskFile) -> pd.DataFrame:
             )
             frame[name] = own[name]
     return frame
+
+
+def _asked(task_file: TaskFile) -> set[str]:
+    """Names of the columns that the task file reads."""
+    expressions = [task_file.objective, task_file.where, task_file.feasible]
+    expressions += [limit.expression for limit in task_file.limits]
+    read = {name for each in expressions if each is not None for name in each.columns}
+    return read | set(task_file.group_by) | {parameter.name for parameter in task_file.parameters}
 
 
 def _check_columns(task_file: TaskFile, frame: pd.DataFrame, faults: list[Fault]) -> None:

@@ -94,6 +94,17 @@ def test_numbers_beyond_all_use_are_refused_at_their_row(write_grid: Callable[..
         load_recorded(read_task_file(path))
 
 
+def test_a_column_that_is_there_twice_is_refused_where_it_is_read(write_grid: Callable[..., Path]) -> None:
+    def twice(text: str, name: str) -> str:
+        head, *rows = text.splitlines()
+        return "\n".join([f"{head},{name}", *(f"{row},1" for row in rows)])
+
+    path = write_grid(edit_data=lambda text: twice(text, "rate"))
+    with pytest.raises(StudyFileError, match="more than one column is called rate"):
+        load_recorded(read_task_file(path))
+    assert load_recorded(read_task_file(write_grid(edit_data=lambda text: twice(twice(text, "z"), "z")))).targets
+
+
 def test_repeats_answer_by_their_median_and_hold_only_together(write_grid: Callable[..., Path]) -> None:
     repeats = "".join(f"eel,small,{rest},1\n" for rest in ("1,1,10,5", "1,1,30,5", "1,1,20,5", "2,1,90,5", "2,1,90,50"))
     path = write_grid(edit_data=lambda text: text + repeats)
