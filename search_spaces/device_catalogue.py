@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -16,29 +16,30 @@ from tuner.step import NumberFormat
 SHIPPED: Final = Path(__file__).with_name("devices.yaml")
 
 
-class _Price(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class _Price(_Strict):
     usd_per_hour: float = Field(gt=0)
     source: str
     date: str
 
 
-class _Device(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+class _Device(_Strict):
     label: str = ""
     architecture: str = ""
     source: str
     memory: float = Field(gt=0)
     bandwidth: float = Field(gt=0)
-    flops: dict[NumberFormat, float]
+    flops: dict[NumberFormat, Annotated[float, Field(gt=0)]] = Field(min_length=1)
     link: float = Field(gt=0)
     node_devices: int = Field(default=8, ge=1)
     network: float = Field(default=25e9, gt=0)
     prices: list[_Price] = []
 
 
-class _Catalogue(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+class _Catalogue(_Strict):
     devices: dict[str, _Device]
 
 
@@ -60,21 +61,27 @@ def _read(path: Path) -> dict[str, Hardware]:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"The device catalogue {path} cannot be read: {error.strerror}.") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"The device catalogue {path} is no YAML: {error}.") from error
+    if not isinstance(values, dict):
+        raise UsageError(f"The device catalogue {path} holds no devices. Write `devices:`, and below it one by name.")
     try:
         parsed = _Catalogue.model_validate(values)
     except ValidationError as error:
         faults = [
             Fault(
                 where=".".join(str(part) for part in fault["loc"]),
-                problem=f"{fault['msg']} (found {fault['input']!r}).",
+                problem=f"{fault['msg']} (found {_cut(repr(fault['input']))}).",
                 remedy="See search_spaces/devices.yaml for an example.",
             )
             for fault in error.errors()
         ]
         raise StudyFileError(str(path), faults) from error
     return {name: _hardware(name, device) for name, device in parsed.devices.items()}
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:60]}…"
 
 
 def _hardware(name: str, device: _Device) -> Hardware:

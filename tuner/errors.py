@@ -147,14 +147,20 @@ class UnknownNameError(UsageError):
         super().__init__(f"Unknown {kind} {name!r}. {did_you_mean(name, known)}")
 
 
+_LISTED = 16
+"""Names that are shown where none is near."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A remedy for a misspelt name: its nearest neighbours, or else all that is known."""
     choices = sorted(known)
-    near = difflib.get_close_matches(name, choices, n=3, cutoff=0.6)
+    longer = [choice for choice in choices if len(name) > 2 and choice.lower().startswith(name.lower())]
+    near = list(dict.fromkeys([*longer, *difflib.get_close_matches(name, choices, n=3, cutoff=0.6)]))[:3]
     if not near and len(name) > 2:
         near = [choice for choice in choices if name.lower() in choice.lower()][:3]
     if near:
         return "Did you mean " + " or ".join(repr(choice) for choice in near) + "?"
     if choices:
-        return "Known: " + ", ".join(choices) + "."
+        more = f" and {len(choices) - _LISTED} more" if len(choices) > _LISTED else ""
+        return "Known: " + ", ".join(choices[:_LISTED]) + more + "."
     return "None is known."

@@ -105,6 +105,7 @@ def _load(file: Path) -> onnx.ModelProto:
         raise ModelError(f"{file} is damaged, or no ONNX file: {error}. Export or copy it again.") from error
     if not model.graph.node:
         raise ModelError(f"{file} is damaged, or no ONNX file: it holds no operation. Export or copy it again.")
+    _check_order(file, model.graph)
     for each in model.opset_import:
         newest = onnx.defs.onnx_opset_version()
         if each.domain in ("", "ai.onnx") and each.version > newest:
@@ -116,6 +117,21 @@ def _load(file: Path) -> onnx.ModelProto:
         return onnx.inliner.inline_local_functions(model) if model.functions else model
     except (RuntimeError, ValueError) as error:
         raise ModelError(f"{file}: its functions cannot be put in place: {error}. Export it again.") from error
+
+
+def _check_order(file: Path, graph: onnx.GraphProto) -> None:
+    """Whether every operation reads what is given or was made before it, as the format demands."""
+    given = [each.name for each in graph.input] + [each.name for each in graph.initializer]
+    made = {"", *given, *(each.values.name for each in graph.sparse_initializer)}
+    for node in graph.node:
+        missing = [name for name in node.input if name not in made]
+        if missing:
+            label = f"{node.op_type} {node.name!r}" if node.name else node.op_type
+            problem = (
+                f"{file} is damaged: {label} reads {missing[0]!r}, which is no input and no operation before it makes."
+            )
+            raise ModelError(f"{problem} Export or copy it again.")
+        made.update(node.output)
 
 
 def _axes(graph: onnx.GraphProto) -> _Axes:

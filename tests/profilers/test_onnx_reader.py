@@ -202,3 +202,12 @@ def test_shapes_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
 def test_another_format_of_weights_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="says itself"):
         OnnxReader().read(tmp_path / "model.onnx", NumberFormat.INT8)
+
+
+def test_an_operation_that_reads_what_nothing_makes_is_refused(tmp_path: Path) -> None:
+    path = save(tmp_path, [helper.make_node("MatMul", ["x", "lost"], ["y"], name="mm")], {"x": ["n", 8]}, {})
+    with pytest.raises(ModelError, match="MatMul 'mm' reads 'lost'"):
+        OnnxReader().read(path)
+    circle = [helper.make_node("Add", ["x", "q"], ["y"]), helper.make_node("Add", ["y", "x"], ["q"])]
+    with pytest.raises(ModelError, match="Add reads 'q'"):
+        OnnxReader().read(save(tmp_path, circle, {"x": ["n", 8]}, {}))

@@ -12,7 +12,7 @@ import io
 import operator
 import re
 import tokenize
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,6 +88,8 @@ class Expression:
         for name in self.columns:
             if name not in columns:
                 raise ExpressionError(f"{self.text!r} reads the column {name!r}. {did_you_mean(name, columns)}")
+        if not rows:
+            return np.zeros(0, bool)  # columns without values have no type
         try:
             with np.errstate(all="ignore"):
                 value = _value(_parse(self.text).body, columns)
@@ -103,7 +105,7 @@ class Expression:
         """
         value = self.evaluate(columns, rows)
         if value.dtype.kind not in "iufb":
-            raise ExpressionError(f"{self.text!r} gives no numbers, but {value[0] if rows else value.dtype!r}.")
+            raise ExpressionError(f"{self.text!r} gives no numbers, but {first_word(value.tolist())!r}.")
         return value.astype(np.float64)
 
     def truths(self, columns: Mapping[str, Column], rows: int) -> NDArray[np.bool_]:
@@ -116,6 +118,16 @@ class Expression:
         if value.dtype.kind != "b" and not all(isinstance(item, bool | np.bool_) for item in value.tolist()):
             raise ExpressionError(f"{self.text!r} is a quantity, where a condition such as `status == 'ok'` is needed.")
         return value.astype(np.bool_)
+
+
+def first_word(values: Sequence[object]) -> object:
+    """The value that keeps a column from being numbers; where one does, all of it is read as words."""
+    for value in values:
+        try:
+            float(str(value))
+        except ValueError:
+            return value
+    return values[0]
 
 
 def _as_identifier(match: re.Match[str]) -> str:
@@ -147,6 +159,7 @@ def _parse(text: str) -> ast.Expression:
 
 
 def _check(tree: ast.Expression, text: str) -> None:
+    lists = {id(right) for node in ast.walk(tree) if isinstance(node, ast.Compare) for right in _members(node)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Expression | ast.Name | ast.expr_context | ast.operator | ast.unaryop):
             continue
@@ -161,7 +174,7 @@ def _check(tree: ast.Expression, text: str) -> None:
             continue
         if isinstance(node, ast.Constant) and isinstance(node.value, bool | int | float | str):
             continue
-        if isinstance(node, ast.List | ast.Tuple) and all(_is_literal(item) for item in node.elts):
+        if isinstance(node, ast.List | ast.Tuple) and id(node) in lists and all(map(_is_literal, node.elts)):
             continue
         if (
             isinstance(node, ast.Call)
@@ -175,6 +188,12 @@ def _check(tree: ast.Expression, text: str) -> None:
             f"{text!r} uses {type(node).__name__}, which is not allowed. Write columns, numbers, quoted words, "
             f"+ - * / // % **, comparisons, and, or, not, in [...], and {', '.join(_FUNCTIONS)}."
         )
+
+
+def _members(node: ast.Compare) -> list[ast.expr]:
+    """What stands at the right of tests of membership, of which equality is one."""
+    tests = ast.In | ast.NotIn | ast.Eq | ast.NotEq
+    return [right for op, right in zip(node.ops, node.comparators, strict=True) if isinstance(op, tests)]
 
 
 def _is_literal(node: ast.expr) -> bool:

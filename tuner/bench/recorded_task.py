@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from tuner.bench.expression import Column, Expression, ExpressionError
+from tuner.bench.expression import Column, Expression, ExpressionError, first_word
 from tuner.bench.task_file import DescriptorFile, TaskFile
 from tuner.errors import Fault, StudyFileError, did_you_mean
 from tuner.metric import Direction
@@ -128,37 +128,43 @@ def load_recorded(task_file: TaskFile, *, families: Sequence[str] = (), data: Se
             the configuration ran, missing parameter values, or no group that can be tuned.
     """
     faults: list[Fault] = []
-    frame = _read_frames(data or task_file.data, task_file, faults)
+    origin = str(task_file.path)
+    if data:
+        origin += f" on {', '.join(map(str, data))}"
+    frame = _read_frames(data or task_file.data, task_file, origin, faults)
     _check_columns(task_file, frame, faults)
     if faults:
-        raise StudyFileError(str(task_file.path), faults)
+        raise StudyFileError(origin, faults)
     table = _Table(task_file, frame)
     family_column = next((name for name in families if name in frame.columns), None)
     task_features = _task_features(task_file, faults)
-    tasks, tunable, notes = [], [], []
+    tasks, tunable, skipped = [], [], []
+    notes = []
+    if families and family_column is None:
+        notes.append(f"{task_file.name}: no column is called {' or '.join(families)}; only a group itself is left out")
     for task in table.tasks(family_column, task_features):
         reason = _untunable(task, task_file.min_rows)
         tasks.append(task)
         tunable.append(reason is None)
         if reason is not None:
-            notes.append(f"{task_file.name}: {'/'.join(map(str, task.name))} is skipped: {reason}")
+            skipped.append(f"{task_file.name}: {'/'.join(map(str, task.name))} is skipped: {reason}")
     if not any(tunable):
         table.faults.append(
             Fault(
                 where="group_by",
-                problem="No group can be tuned: " + "; ".join(notes[:3] or ["there are no rows"]) + ".",
+                problem="No group can be tuned: " + "; ".join(skipped[:3] or ["there are no rows"]) + ".",
                 remedy="Lower min_rows, relax the constraints, or give data in which something holds.",
             )
         )
     faults += table.faults
     if faults:
-        raise StudyFileError(str(task_file.path), faults)
+        raise StudyFileError(origin, faults)
     return RecordedData(
         task_file=task_file,
         tasks=tuple(tasks),
         tunable=tuple(tunable),
         descriptors=_value_descriptors(task_file),
-        notes=(*table.notes, *notes),
+        notes=(*table.notes, *notes, *skipped),
     )
 
 
@@ -170,7 +176,7 @@ def _untunable(task: RecordedTask, min_rows: int) -> str | None:
     return None
 
 
-def _read_frames(paths: Iterable[Path], task_file: TaskFile, faults: list[Fault]) -> pd.DataFrame:
+def _read_frames(paths: Iterable[Path], task_file: TaskFile, origin: str, faults: list[Fault]) -> pd.DataFrame:
     frames = []
     for path in paths:
         try:
@@ -178,11 +184,13 @@ def _read_frames(paths: Iterable[Path], task_file: TaskFile, faults: list[Fault]
         except _UNREADABLE as error:
             faults.append(
                 Fault(
-                    where="data", problem=f"{path} cannot be read: {error}.", remedy="Give a CSV file, gzipped or not."
+                    where="data",
+                    problem=f"{path} cannot be read: {str(error).strip()}.",
+                    remedy="Give a CSV file, gzipped or not.",
                 )
             )
     if not frames:
-        raise StudyFileError(str(task_file.path), faults)
+        raise StudyFileError(origin, faults)
     return pd.concat(frames, ignore_index=True)
 
 
@@ -191,6 +199,10 @@ def _read_csv(path: Path, task_file: TaskFile) -> pd.DataFrame:
     packed: Literal["gzip"] | None = "gzip" if path.suffix == ".gz" else None
     # In one piece, so that a column has one type throughout.
     frame = pd.read_csv(path, compression=packed, low_memory=False)
+    header = pd.read_csv(path, compression=packed, header=None, nrows=1, dtype=str).iloc[0].tolist()
+    twice = sorted({name for name in _asked(task_file) if header.count(name) > 1})
+    if twice:
+        raise ValueError(f"more than one column is called {', '.join(twice)}")
     words = [parameter.name for parameter in task_file.parameters if parameter.scale is Scale.CATEGORICAL]
     for name in (*task_file.group_by, *words):
         if name in frame.columns and frame[name].isna().any():
@@ -199,6 +211,14 @@ def _read_csv(path: Path, task_file: TaskFile) -> pd.DataFrame:
             )
             frame[name] = own[name]
     return frame
+
+
+def _asked(task_file: TaskFile) -> set[str]:
+    """Names of the columns that the task file reads."""
+    expressions = [task_file.objective, task_file.where, task_file.feasible]
+    expressions += [limit.expression for limit in task_file.limits]
+    read = {name for each in expressions if each is not None for name in each.columns}
+    return read | set(task_file.group_by) | {parameter.name for parameter in task_file.parameters}
 
 
 def _check_columns(task_file: TaskFile, frame: pd.DataFrame, faults: list[Fault]) -> None:
@@ -298,9 +318,10 @@ class _Table:
             ("objective", self._objective),
             *((f"constraints[{at}]", self._constraints[:, at]) for at in range(self._constraints.shape[1])),
         ]:
-            bad = numbers[self._ran & ~np.isfinite(values)]
+            bad = numbers[self._ran & ~(np.abs(values) < _LARGEST)]
             if len(bad):
-                problem = f"It is NaN or infinite in {len(bad)} rows that ran, the first at data row {bad[0]}."
+                what = f"NaN, infinite or beyond {_LARGEST:g}"
+                problem = f"It is {what} in {len(bad)} rows that ran, the first at data row {bad[0]}."
                 self.faults.append(
                     Fault(where=where, problem=problem, remedy="Drop them with `where`, or mark them in `feasible`.")
                 )
@@ -316,12 +337,23 @@ class _Table:
                 written = name if name.isidentifier() else f"`{name}`"
                 remedy = f"Fill it, or drop the rows with where: {written} == {written}."
                 self.faults.append(Fault(where=name, problem=problem, remedy=remedy))
+            elif pd.api.types.is_numeric_dtype(self._frame[name]):
+                beyond = numbers[~(np.abs(self._frame[name].to_numpy(float)) < _LARGEST)]
+                if len(beyond):
+                    problem = f"The column {name!r} is infinite or beyond {_LARGEST:g} in {len(beyond)} rows"
+                    self.faults.append(
+                        Fault(
+                            where=name,
+                            problem=f"{problem}, the first at data row {beyond[0]}.",
+                            remedy="Write what was set, or drop the rows with `where`.",
+                        )
+                    )
         for parameter in self._file.parameters:
             column = self._frame[parameter.name]
             if parameter.scale is Scale.CATEGORICAL:
                 continue
             if not pd.api.types.is_numeric_dtype(column):
-                problem = f"The column holds words ({column.iloc[0]!r}), not numbers."
+                problem = f"The column holds words ({first_word(column.tolist())!r}), not numbers."
                 self.faults.append(
                     Fault(where=f"parameters.{parameter.name}", problem=problem, remedy="Write {type: categorical}.")
                 )
@@ -340,6 +372,8 @@ EMPTY = "(empty)"
 """The value of an empty cell of a categorical parameter."""
 _LISTED = 10
 _NUMBER = "__number__"
+_LARGEST = 1e100
+"""Numbers of this size are none, and their squares are beyond all numbers."""
 _UNREADABLE = (OSError, ValueError, EOFError, zlib.error)
 _MISSING = ("", "nan", "NaN", "NA", "N/A", "n/a", "<NA>", "#N/A")
 

@@ -249,8 +249,11 @@ class _Reader:
         files = []
         for where, item in self._items("descriptors", value):
             on = self._words(f"{where}.on", item.get("on"))
-            path = self._root / str(item.get("file"))
-            if not path.is_file():
+            name = item.get("file")
+            path = self._root / str(name)
+            if not isinstance(name, str):
+                self._fault(f"{where}.file", f"{name!r} is no file.", "Write for example {file: gpus.csv, on: [gpu]}.")
+            elif not path.is_file():
                 self._fault(f"{where}.file", f"There is no file {path}.", f"Paths are relative to {self._root}.")
             else:
                 files.append(DescriptorFile(path=path, on=on))

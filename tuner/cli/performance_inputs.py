@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, cast
 
-from tuner.errors import ModelError, TunerError
+from tuner.errors import ModelError, TunerError, UsageError
 from tuner.hardware import Hardware
 from tuner.model_graph import ModelGraph
 from tuner.performance.host_table import profile_folder
@@ -64,6 +64,29 @@ def model_source(folder: Path) -> ModelSource:
         return read_with(_HUGGING_FACE, folder / name.replace("/", "--"), weights)
 
     return read
+
+
+def check_place(path: Path) -> None:
+    """Whether a result can be written to `path`, before there is one.
+
+    Raises:
+        UsageError: its folder is missing, or it is a folder.
+    """
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder. Write the name of a file in --out.")
+    if not path.parent.is_dir():
+        raise UsageError(f"There is no folder {path.parent}. Create it, or give another --out.")
+
+
+def refuse_beside_a_study(arguments: argparse.Namespace, names: Sequence[str], option: str) -> None:
+    """What a study file says by itself, or has no use for, is not given beside it.
+
+    Raises:
+        UsageError: one of the options `names` was given.
+    """
+    given = [f"--{name}" for name in names if getattr(arguments, name) is not None]
+    if given:
+        raise UsageError(f"{', '.join(given)} belongs to {option}, not to a study. Leave it out.")
 
 
 def alone(add: Callable[[argparse._SubParsersAction[argparse.ArgumentParser]], None]) -> int:

@@ -6,9 +6,15 @@ import argparse
 import sys
 from pathlib import Path
 
-from tuner.cli.performance_inputs import device_catalogue, model_source, operator_tables
+from tuner.cli.performance_inputs import (
+    check_place,
+    device_catalogue,
+    model_source,
+    operator_tables,
+    refuse_beside_a_study,
+)
 from tuner.errors import UsageError
-from tuner.performance.batch_file import predict_rows, read_rows, write_rows
+from tuner.performance.batch_file import idle_measurements, predict_rows, read_rows, write_rows
 from tuner.performance.corrections import shipped
 from tuner.performance.prediction import Predictor
 
@@ -28,9 +34,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser.add_argument("--json", action="store_true", help="print a study's predictions as JSON")
     parser.add_argument("--batch", type=Path, metavar="ROWS.csv", help="runs to predict, one per row")
     parser.add_argument("--out", type=Path, metavar="OUT.csv", help="the rows with predictions added")
-    parser.add_argument(
-        "--models", type=Path, default=Path(), metavar="DIR", help="holds ORG--NAME/config.json (default: here)"
-    )
+    parser.add_argument("--models", type=Path, metavar="DIR", help="holds ORG--NAME/config.json (default: here)")
     parser.add_argument("--calibrate", type=Path, metavar="MEASURED.csv", help="measured runs of the same models")
     parser.add_argument("--devices", type=Path, metavar="FILE.yaml", help="your own device catalogue")
     parser.set_defaults(run=run)
@@ -41,19 +45,24 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.study is not None:
         if arguments.batch is not None:
             raise UsageError("A study and --batch are two questions. Ask one.")
+        refuse_beside_a_study(arguments, ("out", "models", "calibrate", "devices"), "--batch")
         from tuner.cli.predict_study import show_study  # imports optuna, which neither help nor a batch needs
 
         return show_study(arguments.study, arguments.top, arguments.json)
     if arguments.batch is None or arguments.out is None:
         raise UsageError("Nothing to predict. Write a study file, or --batch ROWS.csv --out OUT.csv.")
-    if not arguments.models.is_dir():
-        raise UsageError(f"{arguments.models} is no folder. Give the folder that holds ORG--NAME/config.json.")
+    models = arguments.models or Path()
+    if not models.is_dir():
+        raise UsageError(f"{models} is no folder. Give the folder that holds ORG--NAME/config.json.")
+    check_place(arguments.out)
     names, rows = read_rows(arguments.batch)
     measured = read_rows(arguments.calibrate, measured=True)[1] if arguments.calibrate else []
     tables = operator_tables(device_catalogue(arguments.devices))
-    predictor = Predictor(model_source(arguments.models), tables, shipped())
+    predictor = Predictor(model_source(models), tables, shipped())
     found = predict_rows(predictor, rows, measured)
     write_rows(arguments.out, names, rows, found)
+    if arguments.calibrate and (note := idle_measurements(rows, measured)):
+        print(f"{arguments.calibrate}: {note}", file=sys.stderr)
     declined = sum(1 for prediction in found if prediction.tpot_s is None)
     print(f"{len(found) - declined} of {len(found)} rows predicted, {declined} declined", file=sys.stderr)
     return 0

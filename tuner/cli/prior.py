@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from tuner.errors import UsageError
+from tuner.errors import UnknownNameError, UsageError
 from tuner.priors.library import PriorLibrary, starter_tasks, write_text
 from tuner.priors.prior_task import PriorTask, read_prior
 
@@ -126,7 +126,10 @@ def _show(library: PriorLibrary, arguments: argparse.Namespace) -> None:
 
 
 def _remove(library: PriorLibrary, arguments: argparse.Namespace) -> None:
-    library.remove(arguments.name)
+    name = arguments.name
+    if name not in library.names() and any(task.name == name for task in starter_tasks()):
+        raise UsageError(f"{name!r} ships with serving-tuner. Only priors of your library can be removed.")
+    library.remove(name)
 
 
 def _export(library: PriorLibrary, arguments: argparse.Namespace) -> None:
@@ -147,7 +150,9 @@ def _import(library: PriorLibrary, arguments: argparse.Namespace) -> None:
 
 
 def _find(library: PriorLibrary, name: str) -> PriorTask:
-    for task in starter_tasks():
-        if task.name == name and name not in library.names():
-            return task
-    return library.get(name)
+    if name in library.names():
+        return library.get(name)
+    shipped = {task.name: task for task in starter_tasks()}
+    if name not in shipped:
+        raise UnknownNameError("prior", name, [*library.names(), *shipped])
+    return shipped[name]

@@ -62,6 +62,8 @@ class _GpuProfiler(Protocol):
 _Times = Callable[[Operator], tuple[float, bool]]
 """Seconds of an operator, and whether they were timed or looked up (else they are a bound)."""
 
+_NOTHING: Final = "no operator of this model can be timed"
+
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds the command."""
@@ -161,8 +163,13 @@ def _measured(arguments: argparse.Namespace, graph: ModelGraph) -> _Times:
     if any(measured(operator, batch) for operator in graph.operators for batch in batches):
         print(f"times are kept in {folder}", file=sys.stderr)
     else:
-        print(f"nothing was timed within --limit {arguments.limit:g}: allow more seconds", file=sys.stderr)
+        known = f"nothing was timed within --limit {arguments.limit:g}: allow more seconds"
+        print(known if _can_be_timed(graph) else _NOTHING, file=sys.stderr)
     return lambda operator: measured(operator, arguments.batch) or (0.0, False)
+
+
+def _can_be_timed(graph: ModelGraph) -> bool:
+    return any(operator.kind is not OperatorKind.UNKNOWN for operator in graph.operators)
 
 
 def _slug(name: str) -> str:
@@ -220,6 +227,8 @@ def _show(graph: ModelGraph, times: _Times, arguments: argparse.Namespace) -> No
         f"{len(keys)} of {len(graph.operators)} operators make up {sum(s for _, s in keys) / total:.0%} of the time"
         if total
         else "nothing was timed within --limit; run the command again to go on"
+        if _can_be_timed(graph)
+        else _NOTHING
     )
     unknown = [operator.name for operator in graph.operators if operator.kind is OperatorKind.UNKNOWN]
     if unknown:

@@ -8,14 +8,21 @@ import json
 import math
 import sys
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tuner.cli.performance_inputs import device_catalogue, operator_tables, read_model
-from tuner.errors import ModelError, TraceError, UnknownNameError, UsageError
-from tuner.performance.batch_file import open_table
+from tuner.cli.performance_inputs import (
+    check_place,
+    device_catalogue,
+    operator_tables,
+    read_model,
+    refuse_beside_a_study,
+)
+from tuner.errors import ModelError, StorageError, TraceError, UnknownNameError, UsageError
+from tuner.performance.batch_file import column_names, open_table
 from tuner.performance.corrections import Engine, shipped
 from tuner.performance.grid import Array
 from tuner.performance.simulation.continuous import Requests, Served, simulate
@@ -50,7 +57,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser.add_argument("--requests", type=Path, metavar="CSV", help=f"columns {', '.join(_COLUMNS)}")
     parser.add_argument("--model", type=Path, metavar="DIR", help="holds a config.json")
     parser.add_argument("--device", help="a device of the catalogue, for example h100_sxm")
-    parser.add_argument("--engine", default="vllm", help="vllm, sglang or trtllm (default: vllm)")
+    parser.add_argument("--engine", help="vllm, sglang or trtllm (default: vllm)")
     parser.add_argument(
         "--set", action="append", nargs="+", default=[], metavar="NAME=VALUE", help="parameters of the configuration"
     )
@@ -62,16 +69,18 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command."""
-    settings = dict(_setting(text) for texts in arguments.set for text in texts)
+    settings = _settings([text for texts in arguments.set for text in texts])
     if arguments.study is not None:
         if arguments.requests is not None:
             raise UsageError("A study has its own traffic, and --requests is another. Give one of them.")
+        refuse_beside_a_study(arguments, ("model", "device", "engine", "out", "devices"), "--requests")
         from tuner.cli.simulate_study import show_simulation  # imports optuna, which neither help nor a trace needs
 
         return show_simulation(arguments.study, settings, arguments.json)
     missing = [f"--{name}" for name in ("requests", "model", "device", "out") if getattr(arguments, name) is None]
     if missing:
         raise UsageError(f"Nothing to simulate. Write a study file, or {' and '.join(missing)} too.")
+    check_place(arguments.out)
     requests = read_requests(arguments.requests)
     catalogue = device_catalogue(arguments.devices)
     if arguments.device not in catalogue:
@@ -80,7 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
     graph = read_model(arguments.model)
     if not graph.generates:
         raise ModelError(f"{graph.name} ({graph.family}) generates no tokens. Give a language model.")
-    engine = Engine.named(arguments.engine)
+    engine = Engine.named(arguments.engine or "vllm")
     known = read_settings(settings, graph, hardware)
     step = StepTime(graph, operator_tables(catalogue)[arguments.device], known.shard, known.cache)
     accepted = accepted_requests(requests, known.max_model_len)
@@ -108,10 +117,11 @@ def read_requests(path: Path) -> Requests:
     try:
         with open_table(path) as file:
             reader = csv.DictReader(file)
+            names = column_names(path, reader)
             rows = [(reader.line_num, row) for row in reader]
     except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
         raise TraceError(f"{path} cannot be read as CSV: {error}.") from error
-    missing = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
+    missing = [name for name in _COLUMNS if name not in names]
     if missing:
         raise TraceError(f"{path} has no column {', '.join(missing)}. Write {', '.join(_COLUMNS)}.")
     if not rows:
@@ -216,7 +226,7 @@ def write_requests(path: Path, requests: Requests, served: Served) -> None:
                     ]
                 )
     except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror}.") from error
+        raise StorageError(f"{path} cannot be written: {error.strerror}.") from error
 
 
 def summarize(requests: Requests, served: Served) -> dict[str, float]:
@@ -248,6 +258,14 @@ def _number(text: object) -> float:
         return float(str(text))
     except ValueError:
         return math.nan
+
+
+def _settings(texts: Sequence[str]) -> dict[str, str]:
+    settings: dict[str, str] = {}
+    for name, value in map(_setting, texts):
+        if settings.setdefault(name, value) != value:
+            raise UsageError(f"--set gives {name} as {settings[name]!r} and as {value!r}. Give it once.")
+    return settings
 
 
 def _setting(text: str) -> tuple[str, str]:

@@ -6,11 +6,12 @@ import csv
 import gzip
 import math
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final, TextIO, cast
 
-from tuner.errors import UsageError
+from tuner.errors import StorageError, UsageError
 from tuner.performance.calibration import MeasuredRun, calibrate
 from tuner.performance.prediction import Prediction, Predictor
 from tuner.performance.serving_row import Declined, ServingRow, read_row
@@ -32,18 +33,21 @@ _REQUIRED: Final = ("model_path", "system", "backend", "isl", "osl")
 MEASURED: Final = ("silicon_ttft_ms", "silicon_tpot_ms")
 """Columns of measured runs, one of them at least."""
 
+_LISTED: Final = 10
+"""Faults of a file that are shown."""
+
 
 def read_rows(path: Path, measured: bool = False) -> tuple[list[str], list[dict[str, str]]]:
     """Column names and rows of a CSV file, gzipped or not.
 
     Raises:
-        UsageError: it cannot be read, or lacks a column.
+        UsageError: it cannot be read, lacks a column, or has rows that are longer than its header.
     """
     try:
         with open_table(path) as file:
             reader = csv.DictReader(file)
-            rows = [{key: value or "" for key, value in row.items() if key is not None} for row in reader]
-            names = list(reader.fieldnames or ())
+            names = column_names(path, reader)
+            read = [(reader.line_num, row) for row in reader]
     except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{path} cannot be read as CSV: {error}.") from error
     missing = [name for name in _REQUIRED if name not in names]
@@ -51,7 +55,45 @@ def read_rows(path: Path, measured: bool = False) -> tuple[list[str], list[dict[
         missing += MEASURED
     if missing:
         raise UsageError(f"{path} has no column {', '.join(missing)}. See docs/performance-model.md for the columns.")
-    return names, rows
+    longer = [f"line {line} has {len(names) + len(row[None])} cells" for line, row in read if any(row.get(None, ()))]
+    if longer:
+        more = f"; and {len(longer) - _LISTED} more" if len(longer) > _LISTED else ""
+        raise UsageError(
+            f"{path} has {len(names)} columns, but {'; '.join(longer[:_LISTED])}{more}. Quote cells that hold a comma."
+        )
+    return names, [{key: value or "" for key, value in row.items() if key is not None} for _, row in read]
+
+
+def column_names(path: Path, reader: csv.DictReader[str]) -> list[str]:
+    """Names of the columns of a file.
+
+    Raises:
+        UsageError: two have one name, so that it is not clear which is meant.
+    """
+    names = list(reader.fieldnames or ())
+    twice = sorted(name for name, count in Counter(names).items() if name and count > 1)
+    if twice:
+        raise UsageError(f"{path} has more than one column {', '.join(twice)}. Remove all but one.")
+    return names
+
+
+def idle_measurements(raw: Sequence[dict[str, str]], measured: Sequence[dict[str, str]]) -> str:
+    """Why measured rows, or some of them, tell nothing about the rows to predict; empty where all may."""
+    wanted = {values.get("model_path", "").strip() for values in raw}
+    models: set[str] = set()
+    idle: list[str] = []
+    for values, row in zip(measured, parsed(measured), strict=True):
+        if isinstance(row, Declined):
+            idle.append(str(row))
+        elif all(_seconds(values, metric) is None for metric in ("ttft", "tpot")):
+            idle.append(f"neither {' nor '.join(MEASURED)} is a number above 0")
+        else:
+            models.add(row.model)
+    if idle:
+        return f"{len(idle)} of {len(measured)} measured rows tell nothing; the first: {idle[0]}"
+    if not models & wanted:
+        return "no measured row is of a model to predict, so that nothing is calibrated"
+    return ""
 
 
 def predict_rows(
@@ -97,7 +139,7 @@ def write_rows(path: Path, names: Sequence[str], raw: Sequence[dict[str, str]], 
             for values, prediction in zip(raw, found, strict=True):
                 writer.writerow({**values, **_columns(prediction)})
     except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror}.") from error
+        raise StorageError(f"{path} cannot be written: {error.strerror}.") from error
 
 
 def open_table(path: Path) -> TextIO:

@@ -27,6 +27,7 @@ from tuner.performance.ratio_grids import (
     attention_grid,
     expert_grid,
     nearest,
+    padded,
     ratio_grid,
 )
 from tuner.performance.table_file import ALL_REDUCE, DECODE, ENCODER, PREFILL, Columns, read_table
@@ -161,7 +162,7 @@ class OperatorTable:
         stored = _STORED[dtype]
 
         def make() -> LogGrid:
-            rows = columns.where(gemm_dtype=dtype)
+            rows = padded(columns.where(gemm_dtype=dtype))
             sizes = [rows.values[name] for name in ("n", "k", "m")]
             return ratio_grid(sizes, np.log(rows.latency_s / roofline.matmul_s(self.measured, stored, *sizes)))
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from tuner.errors import ModelError
+from tuner.errors import ModelError, did_you_mean
 from tuner.hardware import Hardware
 from tuner.model_graph import ModelGraph
 from tuner.operators import Experts
@@ -22,6 +23,7 @@ from tuner.performance.serving_row import Declined, ServingRow, effective_shard,
 from tuner.performance.steady_state import OPENING_SHARE, POLLED_STEPS, ClosedLoads, latencies
 from tuner.performance.step_time import StepLoads, StepParts, StepTime
 from tuner.step import NumberFormat, Shard
+from tuner.units import format_bytes
 
 ModelSource = Callable[[str, NumberFormat | None], ModelGraph]
 """Reads a model by name, its weights as stored or in another format; raises ModelError."""
@@ -96,6 +98,7 @@ class Predictor:
 
     def __init__(self, models: ModelSource, tables: Mapping[str, OperatorTable], learned: Learned) -> None:
         self._models, self._tables, self._learned = models, tables, learned
+        self._plain_tables = {_plain(name): table for name, table in tables.items()}
         self._graphs: dict[tuple[str, NumberFormat | None, NumberFormat | None], ModelGraph] = {}
         self._steps: dict[tuple[object, ...], StepTime] = {}
         self._deployments: dict[tuple[object, ...], _Deployment | Declined | ModelError] = {}
@@ -181,9 +184,10 @@ class Predictor:
         raise known.with_traceback(None)  # the one of the last row would be kept, and grow
 
     def _read_deployment(self, row: ServingRow) -> _Deployment:
-        table = self._tables.get(row.device)
+        table = self._tables.get(row.device) or self._plain_tables.get(_plain(row.device))
         if table is None:
-            raise Declined(f"device {row.device!r} is not in the catalogue; add it to your own file")
+            near = did_you_mean(row.device.lower(), self._tables)
+            raise Declined(f"device {row.device!r} is not in the catalogue. {near} Or add it to your own file")
         graph = self._graph(row)
         if not graph.generates:
             raise Declined(f"{row.model} ({graph.family}) generates no tokens, so that there is no TTFT or TPOT")
@@ -194,11 +198,13 @@ class Predictor:
             prompt_shard = Shard(attention_replicas=hardware.node_devices, expert_parallel=hardware.node_devices)
         if row.prefill is not None:
             prompt_shard, _ = effective_shard(graph, row.prefill.shard, hardware.node_devices)
+        apart = wide or row.prefill is not None
+        if not apart:
+            self._check_memory(row, graph, shard, hardware)
         cache = self._cache(row, hardware)
         origin = "predicted"
         if table.is_borrowed:
-            origin += f" (no table of {row.device}: scaled from {table.measured.name} by roofline)"
-        apart = wide or row.prefill is not None
+            origin += f" (no table of {hardware.name}: scaled from {table.measured.name} by roofline)"
         factor = (1.6 if table.is_borrowed else 1.0) * (2.0 if apart else 1.0) * (1.5 if graph.assumptions else 1.0)
         bounds: list[float] = []
         for metric in ("ttft", "tpot"):
@@ -213,6 +219,16 @@ class Predictor:
         # TensorRT-LLM launches kernels as programmatic dependents (`TRTLLM_ENABLE_PDL`); it shows on Blackwell alone
         dependent = row.engine is Engine.TRTLLM and hardware.computes(NumberFormat.NVFP4)
         return _Deployment(table, graph, row.engine, shard, prompt_shard, cache, wide, origin, ends, timing, dependent)
+
+    def _check_memory(self, row: ServingRow, graph: ModelGraph, shard: Shard, hardware: Hardware) -> None:
+        """Declines what surely never ran: weights, in the row's format or their own, beyond all of the memory."""
+        own = self._read(row.model, None, None)
+        needed = min(graph.weight_bytes(shard), own.weight_bytes(shard))
+        if needed > hardware.memory_bytes:
+            raise Declined(
+                f"weights of {format_bytes(needed)} on each GPU exceed the {format_bytes(hardware.memory_bytes)} "
+                f"that {hardware.name} has"
+            )
 
     def _graph(self, row: ServingRow) -> ModelGraph:
         own = self._read(row.model, None, None)
@@ -319,6 +335,11 @@ def under_doubt(predictions: Sequence[Prediction], ways: Ways, ends: Array) -> l
         )
         for prediction, (ttft, tpot), bounds, behaviours in told
     ]
+
+
+def _plain(name: str) -> str:
+    """A device's name as people write it: `RTX 4090` and `rtx_4090` are one."""
+    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def _filling(row: ServingRow, running: float) -> float:

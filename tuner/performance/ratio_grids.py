@@ -18,6 +18,9 @@ ATTENTION_SHAPE: Final = ("head_dim", "window_size", "num_heads", "num_key_value
 EXPERT_SHAPE: Final = ("hidden_size", "inter_size", "topk", "num_experts", "moe_tp_size", "moe_ep_size")
 _LENGTH: Final = {PREFILL: "isl", ENCODER: "isl", DECODE: "past_kv_len"}
 
+_SLOWER: Final = 1.5
+"""Where products of one row are this much slower than those of two, padding pays."""
+
 
 def nearest(shapes: Sequence[tuple[int, ...]], wanted: tuple[int, ...], weights: tuple[float, ...]) -> tuple[int, ...]:
     """The shape nearest in weighted logarithms; 0 (no window) is far from any window."""
@@ -38,6 +41,20 @@ def ratio_grid(coordinates: Sequence[NDArray[np.generic]], values: Array) -> Log
     order = np.argsort(-values, kind="stable")  # where kernels compete for one point, the fastest is written last
     dense[tuple(place[order] for place in places)] = values[order]
     return LogGrid([np.maximum(axis.astype(np.float64), 0.5) for axis in axes], dense)
+
+
+def padded(products: Columns) -> Columns:
+    """Products of which those of two rows stand for one row, too, where one took half as long again.
+
+    On Blackwell, FP8 products of one row took two to three times as long as those of two when they were timed one by
+    one; engines, which can pad a row, do not show it.
+    """
+    one, two = products.where(m=1), products.where(m=2)
+    of_one, of_two = (rows.values["n"] << 32 | rows.values["k"] for rows in (one, two))
+    _, at_one, at_two = np.intersect1d(of_one, of_two, return_indices=True)
+    quicker = at_two[one.latency_s[at_one] > _SLOWER * two.latency_s[at_two]]
+    values = {name: column[quicker] for name, column in two.values.items()} | {"m": np.ones_like(quicker)}
+    return products.joined(Columns(values, two.latency_s[quicker], two.words, two.provenance))
 
 
 def attention_grid(

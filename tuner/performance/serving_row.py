@@ -10,7 +10,7 @@ from typing import Final
 
 from tuner.errors import UsageError
 from tuner.model_graph import ModelGraph
-from tuner.operators import Attention, LatentAttention
+from tuner.operators import Attention, Experts, LatentAttention
 from tuner.performance.corrections import Engine
 from tuner.performance.published_sweeps import Apart, Launch, Run, is_of_one_length, is_published, launch
 from tuner.step import NumberFormat, Rows, Shard
@@ -105,7 +105,7 @@ def read_row(values: Mapping[str, str]) -> ServingRow:
     weights = _format(values, "gemm_quant_mode")
     experts = _format(values, "moe_quant_mode")
     precision = values.get("precision", "").strip().lower()
-    disaggregated = values.get("mode", "agg").strip() == "disagg"
+    disaggregated = _disaggregated(values)
     decode = _placement(values, "decode_" if disaggregated else "")
     prefill = _placement(values, "prefill_") if disaggregated else None
     source, version = values.get("source", ""), values.get("backend_version", "").strip()
@@ -139,6 +139,13 @@ def read_row(values: Mapping[str, str]) -> ServingRow:
     )
 
 
+def _disaggregated(values: Mapping[str, str]) -> bool:
+    mode = (values.get("mode") or "").strip().lower()
+    if mode not in ("", "nan", "agg", "disagg"):
+        raise Declined(f"mode is {mode!r}, neither agg nor disagg")
+    return mode == "disagg"
+
+
 def resolved_formats(row: ServingRow, own: ModelGraph) -> tuple[NumberFormat | None, NumberFormat | None]:
     """Formats to read the model's weights and experts in, `None` for what its own files say.
 
@@ -163,21 +170,45 @@ def effective_shard(graph: ModelGraph, shard: Shard, node_devices: int) -> tuple
     """The shard as an engine can run it, and whether it was read as a wide expert-parallel deployment.
 
     Experts spread over more GPUs than a node has are served with attention replicated on every GPU (no head count
-    divides so far), whichever column states the GPUs.
+    divides so far), whichever column states the GPUs. Where rows do not say how experts are cut, or only half of it,
+    the GPUs that share attention share them.
 
     Raises:
-        Declined: heads do not divide over the GPUs of a dense model.
+        Declined: heads do not divide over the GPUs, experts are on another number of GPUs than attention is, or there
+            are more stages than layers.
     """
+    if shard.pipeline > graph.layers:
+        raise Declined(f"{shard.pipeline} stages (pp_size) are more than the model's {graph.layers} layers")
     if not graph.has_experts:
         shard = Shard(tensor=shard.tensor, expert_tensor=shard.tensor, pipeline=shard.pipeline)
     elif shard.tensor > max(node_devices, 8):
         return Shard(attention_replicas=shard.tensor, expert_parallel=shard.tensor), True
+    else:
+        shard = _with_experts(graph, shard)
     for operator in graph.operators:
         if isinstance(operator, Attention | LatentAttention) and operator.heads % shard.tensor:
             if getattr(operator, "rows", Rows.TOKEN) is Rows.PATCH:
                 continue
             raise Declined(f"{operator.heads} attention heads are not shared evenly by {shard.tensor} GPUs")
     return shard, False
+
+
+def _with_experts(graph: ModelGraph, shard: Shard) -> Shard:
+    """The shard with its experts on as many GPUs as attention; 1 says nothing."""
+    gpus, tensor, parallel = shard.tensor * shard.attention_replicas, shard.expert_tensor, shard.expert_parallel
+    if tensor == 1 and gpus % parallel == 0:
+        tensor = gpus // parallel
+    elif parallel == 1 and gpus % tensor == 0:
+        parallel = gpus // tensor
+    if tensor * parallel != gpus:
+        raise Declined(
+            f"experts are on {tensor} x {parallel} GPUs (moe_tp_size x moe_ep_size), "
+            f"attention on {shard.tensor} x {shard.attention_replicas} (tp_size x attention_dp_size)"
+        )
+    fewest = min(op.experts for op in graph.operators if isinstance(op, Experts))
+    if parallel > fewest:
+        raise Declined(f"{fewest} experts are fewer than the {parallel} GPUs (moe_ep_size) to share them out to")
+    return replace(shard, expert_tensor=tensor, expert_parallel=parallel)
 
 
 def _placement(values: Mapping[str, str], prefix: str) -> Placement:

@@ -129,8 +129,8 @@ class ClosedLoads:
 
     @property
     def may_be_short(self) -> NDArray[np.bool_]:
-        """Runs that may have had one place less than clients."""
-        return np.asarray(self.started_together & ~self.prompts_first)
+        """Runs that may have had one place less than clients; a single client has its place."""
+        return np.asarray(self.started_together & ~self.prompts_first & (self.running + self.waiting > 1.0))
 
     @property
     def short_share(self) -> Array:

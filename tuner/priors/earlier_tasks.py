@@ -11,7 +11,7 @@ import numpy as np
 from tuner.device import DeviceType
 from tuner.metric import Metric, MetricRef
 from tuner.objective import Objective
-from tuner.parameter import DEVICE, Config, Value
+from tuner.parameter import DEVICE, Config, Scale, Value
 from tuner.priors.prior_task import PriorTask, PriorTrial
 from tuner.slo import Slo
 from tuner.space import Space
@@ -51,15 +51,17 @@ def usable_priors(
     """What of `priors` speaks of this study.
 
     A parameter that a prior does not have stands at the engine's default; one that the space does not have is
-    ignored, with a note. A prior without the objective's metric, or without any parameter that is searched, is left
-    out. A device of the prior that is one of `devices` by another name, or the only one where there is only one here,
-    counts as that one, and what it costs is computed from the rates at today's prices.
+    ignored, with a note, as are trials that set a word where the space has numbers. A prior without the objective's
+    metric, or without any parameter that is searched, is left out. A device of the prior that is one of `devices` by
+    another name, or the only one where there is only one here, counts as that one, and what it costs is computed from
+    the rates at today's prices.
     """
     tasks, kept, notes = [], [], []
     shapes: dict[str, Mapping[str, Value]] = {}
     searched = {parameter.name for parameter in space.parameters if len(parameter.values) > 1} - {DEVICE}
     for prior in priors:
-        here = _at_home(prior, devices)
+        here, unreadable = _readable(_at_home(prior, devices), space)
+        notes += unreadable
         foreign = sorted(set(here.parameters) - set(space.names))
         if not searched & set(here.parameters) or str(objective.metric) not in here.metrics:
             missing = f"no {objective.metric}" if searched & set(here.parameters) else "no parameter that is searched"
@@ -123,6 +125,24 @@ def device_shape(device: DeviceType) -> dict[str, Value]:
     return {name: value for name, value in shape.items() if value is not None}
 
 
+def _readable(prior: PriorTask, space: Space) -> tuple[PriorTask, list[str]]:
+    """The prior without the trials that set a word where the space has numbers, and a note on them."""
+    numeric = [parameter.name for parameter in space.parameters if parameter.scale is not Scale.CATEGORICAL]
+    words = [
+        f"{name}={trial.config[name]}"
+        for trial in prior.trials
+        for name in numeric
+        if isinstance(trial.config.get(name), str)
+    ]
+    if not words:
+        return prior, []
+    kept = tuple(t for t in prior.trials if not any(isinstance(t.config.get(name), str) for name in numeric))
+    left = len(prior.trials) - len(kept)
+    return replace(prior, trials=kept), [
+        f"prior {prior.name}: {left} trials left out, {words[0]} is no number, as this space has there"
+    ]
+
+
 def _at_home(prior: PriorTask, devices: Sequence[DeviceType]) -> PriorTask:
     """The prior with its devices called as here, and costs at today's prices."""
     names = {name: _name_here(name, shape, prior.name, devices) for name, shape in prior.devices.items()}
@@ -161,11 +181,12 @@ def _earlier_task(prior: PriorTask, space: Space, objective: MetricRef, bounds: 
     def column(metric: MetricRef) -> list[float]:
         return [trial.metrics.get(str(metric), np.nan) for trial in prior.trials]
 
+    shape = len(bounds), len(prior.trials)
     return EarlierTask(
         name=(prior.name,),
         rows=tuple(row(trial) for trial in prior.trials),
         ran=np.array([str(objective) in trial.metrics for trial in prior.trials], dtype=bool),
         objective=np.array(column(objective), dtype=float),
-        constraints=np.array([column(metric) for metric in bounds], dtype=float).reshape(len(bounds), -1).T,
+        constraints=np.array([column(metric) for metric in bounds], dtype=float).reshape(shape).T,
         features=prior.features,
     )

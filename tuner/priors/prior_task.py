@@ -17,7 +17,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import math
 import re
 import zlib
 from collections.abc import Mapping
@@ -29,6 +28,8 @@ from tuner.errors import UsageError
 from tuner.parameter import Scale, Value
 
 VERSION: Final = 1
+_LARGEST: Final = 1e100
+"""Numbers of this size are none, and their squares are beyond all numbers."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,119}")
 
 
@@ -71,8 +72,19 @@ class PriorTask:
             unknown = sorted(set(trial.config) - set(self.parameters))
             if unknown:
                 raise UsageError(f"Prior {self.name!r}: a trial sets {', '.join(unknown)}, which it does not declare.")
-            if not all(math.isfinite(value) for value in trial.metrics.values()):
-                raise UsageError(f"Prior {self.name!r}: a metric is not finite. Leave it out.")
+            for name, value in trial.config.items():
+                if not _is_value(value):
+                    problem = f"Prior {self.name!r}: a trial sets {name} to {_shown(value)}."
+                    raise UsageError(f"{problem} Write a number below {_LARGEST:g}, a word, true or false.")
+            for name, metric in trial.metrics.items():
+                if not abs(metric) < _LARGEST:
+                    raise UsageError(f"Prior {self.name!r}: a trial measured {metric:g} of {name}. Leave it out.")
+        described = {
+            f"device {name}: {key}": value for name, shape in self.devices.items() for key, value in shape.items()
+        }
+        for name, value in (described | {f"feature {name}": value for name, value in self.features.items()}).items():
+            if not _is_value(value):
+                raise UsageError(f"Prior {self.name!r}: {name} is {_shown(value)}. Leave it out.")
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -125,9 +137,19 @@ class PriorTask:
                 ),
                 features={str(name): float(value) for name, value in content.get("features", {}).items()},
             )
-        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError, RecursionError) as error:
             problem = f"{origin} holds no prior: {type(error).__name__} {error}."
             raise UsageError(f"{problem} Export it again, or remove it.") from error
+
+
+def _is_value(value: object) -> bool:
+    """Whether it can be a parameter's value, or describe something."""
+    return isinstance(value, str | bool) or (isinstance(value, int | float) and abs(value) < _LARGEST)
+
+
+def _shown(value: object) -> str:
+    text = repr(value) if not isinstance(value, int) or abs(value) < _LARGEST else "a number of hundreds of digits"
+    return text if len(text) <= 60 else f"{text[:60]}…"
 
 
 def read_prior(path: Path) -> PriorTask:

@@ -61,6 +61,10 @@ def test_conditions_bind_as_in_pandas(text: str, expected: list[bool]) -> None:
         "f'{a}'",
         "a if b else a",
         "a := 1",
+        "[1, 2]",
+        "(1, 2, 3)",
+        "[a, b] == a",
+        "a < [1, 2]",
     ],
 )
 def test_anything_but_arithmetic_is_refused(text: str) -> None:
@@ -78,3 +82,8 @@ def test_words_are_no_numbers() -> None:
         Expression("word + 1").numbers(COLUMNS, 3)
     with pytest.raises(ExpressionError, match="condition"):
         Expression("a + 1").truths(COLUMNS, 3)
+
+
+def test_the_word_that_keeps_a_column_from_being_numbers_is_named() -> None:
+    with pytest.raises(ExpressionError, match=r"gives no numbers, but 'n/k'"):
+        Expression("mixed").numbers({"mixed": np.array(["1.5", "n/k", "2"], dtype=object)}, 3)

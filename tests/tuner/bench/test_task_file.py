@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -80,6 +81,32 @@ def test_an_objective_that_is_nan_where_it_ran_is_refused(write_grid: Callable[.
         load_recorded(read_task_file(path))
 
 
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ("bee,small,inf,1,9,5,1", "'batch' is infinite or beyond 1e.100 in 1 rows, the first at data row 30"),
+        ("bee,small,1e308,1,9,5,1", "'batch' is infinite"),
+        ("bee,small,1,1,1e308,5,1", "objective: It is NaN, infinite or beyond"),
+        ("bee,small,1,1,9,inf,1", r"constraints\[0\]: It is NaN, infinite or beyond"),
+    ],
+)
+def test_numbers_beyond_all_use_are_refused_at_their_row(write_grid: Callable[..., Path], row: str, words: str) -> None:
+    path = write_grid(edit_data=lambda text: re.sub(r"bee,small,1,1,.*", row, text, count=1))
+    with pytest.raises(StudyFileError, match=words):
+        load_recorded(read_task_file(path))
+
+
+def test_a_column_that_is_there_twice_is_refused_where_it_is_read(write_grid: Callable[..., Path]) -> None:
+    def twice(text: str, name: str) -> str:
+        head, *rows = text.splitlines()
+        return "\n".join([f"{head},{name}", *(f"{row},1" for row in rows)])
+
+    path = write_grid(edit_data=lambda text: twice(text, "rate"))
+    with pytest.raises(StudyFileError, match="more than one column is called rate"):
+        load_recorded(read_task_file(path))
+    assert load_recorded(read_task_file(write_grid(edit_data=lambda text: twice(twice(text, "z"), "z")))).targets
+
+
 def test_repeats_answer_by_their_median_and_hold_only_together(write_grid: Callable[..., Path]) -> None:
     repeats = "".join(f"eel,small,{rest},1\n" for rest in ("1,1,10,5", "1,1,30,5", "1,1,20,5", "2,1,90,5", "2,1,90,50"))
     path = write_grid(edit_data=lambda text: text + repeats)
@@ -110,8 +137,33 @@ def test_none_is_a_word_where_words_are_expected(write_grid: Callable[..., Path]
 
 
 def test_data_without_rows_is_refused(write_grid: Callable[..., Path]) -> None:
-    with pytest.raises(StudyFileError, match="there are no rows"):
+    with pytest.raises(StudyFileError, match="there are no rows") as caught:
         load_recorded(read_task_file(write_grid(edit_data=lambda text: text.splitlines()[0])))
+    assert len(caught.value.faults) == 1
+
+
+def test_a_number_that_is_a_word_is_the_one_named(write_grid: Callable[..., Path]) -> None:
+    path = write_grid(edit_data=lambda text: text.replace("bee,small,1,1,", "bee,small,one,1,", 1))
+    with pytest.raises(StudyFileError, match=r"holds words \('one'\)"):
+        load_recorded(read_task_file(path))
+
+
+def test_faults_of_other_data_name_its_file(write_grid: Callable[..., Path], tmp_path: Path) -> None:
+    other = tmp_path / "other.csv"
+    other.write_text("model,kind\nant,small\n", encoding="utf-8")
+    with pytest.raises(StudyFileError, match=r"small.yaml on .*other.csv: "):
+        load_recorded(read_task_file(write_grid()), data=[other])
+
+
+def test_a_descriptor_without_a_file_is_told_apart_from_a_missing_file(write_grid: Callable[..., Path]) -> None:
+    with pytest.raises(StudyFileError, match=r"descriptors\[0\].file: None is no file"):
+        read_task_file(write_grid(lambda text: text + "descriptors: [{data: data/grid.csv, on: [kind]}]\n"))
+
+
+def test_families_that_no_column_names_are_told(write_grid: Callable[..., Path]) -> None:
+    task_file = read_task_file(write_grid())
+    assert "no column is called app or modle" in " ".join(load_recorded(task_file, families=["app", "modle"]).notes)
+    assert load_recorded(task_file, families=["app", "model"]).notes == ()
 
 
 def emptied(text: str) -> str:

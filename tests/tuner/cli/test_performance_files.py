@@ -140,3 +140,79 @@ def test_a_value_that_a_setting_cannot_have_is_refused(
 @pytest.mark.parametrize("model", ["bert", "damaged", "deep"])
 def test_a_model_that_cannot_be_simulated_is_refused(models: Path, model: str) -> None:
     assert simulated(models, TRACE + "0,100,10\n", model=model) == 2
+
+
+def test_an_empty_trace_is_refused(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert simulated(models, "") == 2
+    assert "has no column arrival_s" in capsys.readouterr().err
+
+
+def test_a_setting_is_given_once(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert simulated(models, TRACE + "0,100,10\n", "max_num_seqs=2", "max_num_seqs=4") == 2
+    assert "gives max_num_seqs as '2' and as '4'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", ["missing/out.csv", "models"])
+def test_a_result_without_a_place_is_misuse_before_anything_is_read(
+    models: Path, capsys: pytest.CaptureFixture[str], place: str
+) -> None:
+    out = ["--out", str(models.parent / place)]
+    assert main(["predict", "--batch", "none.csv", "--models", str(models), *out]) == 2
+    assert main(["simulate", "--requests", "none.csv", "--model", "none", "--device", "h100_sxm", *out]) == 2
+    assert capsys.readouterr().err.count("folder") == 2
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_a_failure(models: Path) -> None:
+    rows = models.parent / "rows.csv"
+    rows.write_text(HEADER + "org/good,h100_sxm,vllm,512,64,4,1,1\n")
+    assert main(["predict", "--batch", str(rows), "--models", str(models), "--out", "/dev/full"]) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["predict", "study.yaml", "--out", "out.csv"],
+        ["predict", "study.yaml", "--models", "."],
+        ["simulate", "study.yaml", "--out", "out.csv"],
+        ["simulate", "study.yaml", "--engine", "sglang"],
+    ],
+)
+def test_an_option_that_a_study_has_no_use_for_is_refused(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    assert f"{arguments[2]} belongs to --" in capsys.readouterr().err
+
+
+def test_a_column_that_is_there_twice_is_refused(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert simulated(models, "arrival_s,arrival_s,input_tokens,output_tokens\n5,0,10,10\n") == 2
+    assert "more than one column arrival_s" in capsys.readouterr().err
+
+
+def test_rows_longer_than_their_header_are_refused_with_their_lines(
+    models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = "org/good,h100_sxm,vllm,512,64,4,1,1"
+    rows, out = models.parent / "rows.csv", models.parent / "out.csv"
+    rows.write_text(HEADER + f"{row},,\n{row},,7\n{row}\n")
+    assert main(["predict", "--batch", str(rows), "--out", str(out), "--models", str(models)]) == 2
+    assert "has 8 columns, but line 3 has 10 cells. Quote" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("measured", "told"),
+    [
+        ("", "no measured row is of a model to predict"),
+        ("other/model,h100_sxm,vllm,512,64,4,1,1,9,9\n", "no measured row is of a model to predict"),
+        ("org/good,h100_sxm,vllm,512,0,4,1,1,9,9\n", "1 of 1 measured rows tell nothing; the first: osl is 0"),
+        ("org/good,h100_sxm,vllm,512,64,4,1,1,-5,n/a\n", "tell nothing; the first: neither silicon_ttft_ms nor"),
+    ],
+)
+def test_measured_rows_that_tell_nothing_are_told(
+    models: Path, capsys: pytest.CaptureFixture[str], measured: str, told: str
+) -> None:
+    path = models.parent / "measured.csv"
+    path.write_text(HEADER.strip() + ",silicon_ttft_ms,silicon_tpot_ms\n" + measured)
+    predicted(models, HEADER + "org/good,h100_sxm,vllm,512,64,4,1,1\n", "--calibrate", str(path))
+    assert told in capsys.readouterr().err

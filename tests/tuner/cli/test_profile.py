@@ -137,3 +137,15 @@ def test_times_are_said_to_be_kept_only_where_there_are_some(
     assert "times are kept" not in before
     _, _, after = told(capsys, *asked, "--limit", "1")
     assert f"times are kept in {tmp_path}" in after
+
+
+def test_a_model_without_anything_to_time_is_not_offered_more_seconds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    onnx = pytest.importorskip("onnx")
+    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n", 4]) for name in "xy"]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["x"], ["y"])], "same", ends[:1], ends[1:])
+    onnx.save(onnx.helper.make_model(graph), str(tmp_path / "same.onnx"))
+    _, out, err = told(capsys, str(tmp_path / "same.onnx"), "--device", "cpu", "--show", "--out", str(tmp_path))
+    assert "no operator of this model can be timed" in out
+    assert "no operator of this model can be timed" in err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -136,3 +137,71 @@ def test_a_damaged_archive_is_a_fault_of_the_file(tmp_path: Path) -> None:
     (tmp_path / "one.json.gz").write_bytes(packed)
     with pytest.raises(UsageError, match="cannot be read"):
         read_prior(tmp_path / "one.json.gz")
+
+
+def with_edit(**edit: object) -> str:
+    return json.dumps(json.loads(task().to_json()) | edit)
+
+
+def with_trial(**trial: object) -> str:
+    return with_edit(trials=[{"config": {"batch": 4}, "metrics": {"throughput": 9.0}} | trial])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (with_trial(config={"batch": [1]}), r"sets batch to \[1\]"),
+        (with_trial(config={"batch": None}), "sets batch to None"),
+        (with_trial(config={"batch": math.nan}), "sets batch to nan"),
+        (with_trial(config={"batch": 10**400}), "sets batch to a number of hundreds of digits"),
+        (with_trial(metrics={"throughput": 1e308}), "measured 1e.308 of throughput"),
+        (with_trial(metrics={"throughput": math.nan}), "measured nan of throughput"),
+        (with_trial(metrics={"throughput": 10**400}), "holds no prior"),
+        (with_edit(features={"log_parameters": math.inf}), "feature log_parameters is inf"),
+        (with_edit(features={"log_parameters": 10**400}), "holds no prior"),
+        (with_edit(devices={"cpu-4": {"cpus": [4]}}), r"device cpu-4: cpus is \[4\]"),
+    ],
+)
+def test_a_prior_of_values_that_none_can_have_is_refused(text: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        PriorTask.from_json(text)
+
+
+def test_trials_that_set_a_word_where_the_space_has_numbers_are_left_out() -> None:
+    space = Space(
+        parameters=(
+            Parameter(name=DEVICE, values=("gpu",), default="gpu"),
+            Parameter(name="batch", values=(4, 16, 64), default=16, scale=Scale.LOG),
+        )
+    )
+    other = PriorTask(
+        name="other",
+        parameters={"batch": Scale.CATEGORICAL},
+        trials=tuple(PriorTrial(config={"batch": value}, metrics={"throughput": 9.0}) for value in ("auto", 4, 8)),
+    )
+    found = usable_priors([other], space, Objective(MetricRef.parse("throughput")), [])
+    assert found.tasks[0].rows == (("gpu", 4), ("gpu", 8))
+    assert "1 trials left out, batch=auto is no number" in found.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("action", "words"), [("show", "Did you mean 'ibm_llm_usd-llama-7b'"), ("remove", "ships with")]
+)
+def test_what_ships_is_known_and_stays(tmp_path: Path, action: str, words: str) -> None:
+    name = {"show": "ibm_llm_usd-lama-7b", "remove": "ibm_llm_usd-llama-7b"}[action]
+    parser = argparse.ArgumentParser()
+    command.add(parser.add_subparsers())
+    arguments = parser.parse_args(["prior", "--library", str(tmp_path), action, name])
+    with pytest.raises(UsageError, match=words):
+        arguments.run(arguments)
+
+
+def test_a_study_without_bounds_stands_on_priors_too() -> None:
+    space = Space(
+        parameters=(
+            Parameter(name=DEVICE, values=("gpu",), default="gpu"),
+            Parameter(name="batch", values=(4, 16, 64), default=16, scale=Scale.LOG),
+        )
+    )
+    (found,) = usable_priors([task()], space, Objective(MetricRef.parse("throughput")), []).tasks
+    assert found.constraints.shape == (2, 0)
