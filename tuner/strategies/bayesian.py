@@ -17,6 +17,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -111,7 +112,7 @@ class BayesianSampler(CandidateSampler):
 
     def choose(self, history: History, open_positions: npt.NDArray[np.bool_], number: int) -> Rows:
         """See `CandidateSampler.choose`."""
-        asked = len(np.unique(history.tried_rows, axis=0))
+        asked = len({row.tobytes() for row in history.tried_rows})
         if asked < self.startup or (self.guidance.means is not None and not self._led(history)):
             for position in self._design:
                 if open_positions[position]:
@@ -139,7 +140,8 @@ class BayesianSampler(CandidateSampler):
             seed=self.seed + 1000 * number,
             prior_means=self._prior_means if means is None else means.trusted(history),
         )
-        return formed.believing(np.unique(history.pending_rows, axis=0))
+        pending = history.pending_rows
+        return formed.believing(np.unique(pending, axis=0)) if len(pending) else formed
 
     def _led(self, history: History) -> bool:
         """Whether predictions lead the search: until trials speak against them, or some in a row bring nothing better.
@@ -234,7 +236,12 @@ class BayesianSampler(CandidateSampler):
             promising = torch.topk(ceilings, _PROMISING).indices.sort().values
             scores = self._scores(beliefs, measured, history, rows[positions[promising.numpy()]], np.float32)
             ceilings[promising] = -math.inf
-            others = positions[(ceilings > torch.topk(scores, _SHORTLIST).values[-1] - _ROUNDING).numpy()]
+            least = torch.topk(scores, _SHORTLIST).values[-1] - _ROUNDING
+            others = positions[(ceilings > least).numpy()]
+            if len(others) and beliefs.failures:  # whether a server runs only lowers its score
+                surely_runs = replace(beliefs, failures=())
+                hopes = self._scores(surely_runs, measured, history, rows[others], np.float32)
+                others = others[(hopes > least).numpy()]
             scores = torch.cat([scores, self._scores(beliefs, measured, history, rows[others], np.float32)])
             positions = np.concatenate([positions[promising.numpy()], others])
         else:

@@ -123,7 +123,7 @@ class CandidateSampler(BaseSampler, abc.ABC):
         return other
 
     def _open(self, history: History) -> npt.NDArray[np.bool_]:
-        positions = self.candidates.positions(np.unique(history.tried_rows, axis=0))
+        positions = self.candidates.positions(history.tried_rows)
         mask = np.ones(len(self.candidates), dtype=bool)
         mask[positions[positions >= 0]] = False
         default = self.candidates.default_position
