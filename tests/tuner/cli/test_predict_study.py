@@ -54,6 +54,18 @@ def test_a_configuration_file_alone_is_simulated(study: Path, capsys: pytest.Cap
     assert json.loads(capsys.readouterr().out)["origin"] == "simulated"
 
 
+def test_an_overload_far_beyond_what_is_simulated_shows_what_the_server_can_do(
+    study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = []
+    for rate in (500, 100_000):
+        study.write_text(STUDY.replace("2 rps", f"{rate} rps"))
+        assert main(["simulate", str(study), "--set", "max_num_seqs=32", "--json"]) == 0
+        found.append(json.loads(capsys.readouterr().out)["metrics"]["throughput"]["value"])
+    assert found[0] == pytest.approx(found[1], rel=0.05)
+    assert found[0] > 10.0
+
+
 def test_what_will_be_started_needs_all_its_files(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", str(study)]) == 2
     assert "has no tokenizer" in capsys.readouterr().err

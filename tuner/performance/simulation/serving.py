@@ -26,7 +26,7 @@ from tuner.trial import TrialPlan
 from tuner.workload import ClosedLoop, OpenLoop, RateBracket, TokenShapes, TraceReplay
 
 _MOST: Final = 50_000
-"""Requests simulated at most; a longer load is cut short."""
+"""Requests simulated at most; of a longer load the first ones are."""
 _KEEPS_UP: Final = 0.98
 
 
@@ -94,19 +94,21 @@ class ServingSimulation:
 
     def _of_rate(self, arrival: OpenLoop | TraceReplay, rate_rps: float) -> tuple[SimulatedLoad, bool]:
         """What a rate shows, and whether it held: the server kept up and every bound did."""
-        end = self._plan.load_s
-        arrived = arrivals_until(arrival, rate_rps, end, self._plan.seed)
+        sent_until = self._plan.load_s
+        arrived = arrivals_until(arrival, rate_rps, sent_until, self._plan.seed)
         if arrived.size > _MOST:
-            arrived, end = arrived[:_MOST], float(arrived[_MOST])
+            arrived, sent_until = arrived[:_MOST], float(arrived[_MOST])
         trace = arrival if isinstance(arrival, TraceReplay) else None
         inputs, outputs = token_lengths(self._shapes, arrived.size, self._plan.seed, trace)
         served = simulate(
             Requests(arrival_s=arrived, input_tokens=inputs, output_tokens=outputs), self._scheduler, self._tables
         )
+        # What was cut off would wait behind the rest: until the last of that is begun, the server does the same without.
+        end = max(sent_until, min(self._plan.load_s, float(np.nanmax(served.scheduled_s, initial=0.0))))
         start = counted_from(self._plan.warmup_s, float(arrived[-1]))
         counted = np.isfinite(served.finished_s) & (arrived >= start)
         told = self._told(served, inputs, outputs, start, end, counted)
-        offered = float(np.sum(arrived >= start)) / max(end - start, 1e-9)
+        offered = float(np.sum(arrived >= start)) / max(sent_until - start, 1e-9)
         kept_up = told.metrics[MetricRef(Metric.THROUGHPUT)] >= _KEEPS_UP * offered
         return told, kept_up and max(excesses(self._plan.slos, told.metrics).values(), default=0.0) <= 0.0
 
