@@ -103,7 +103,7 @@ class ServingSimulation:
         served = simulate(
             Requests(arrival_s=arrived, input_tokens=inputs, output_tokens=outputs), self._scheduler, self._tables
         )
-        # What was cut off would wait behind the rest: until the last of that is begun, the server does the same without.
+        # What was cut off would wait behind the rest: until the last of that is begun, nothing is different without.
         end = max(sent_until, min(self._plan.load_s, float(np.nanmax(served.scheduled_s, initial=0.0))))
         start = counted_from(self._plan.warmup_s, float(arrived[-1]))
         counted = np.isfinite(served.finished_s) & (arrived >= start)
