@@ -9,7 +9,7 @@ from typing import Annotated, Final
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tuner.errors import Fault, StudyFileError, UsageError
+from tuner.errors import Fault, StudyFileError, UsageError, shortened
 from tuner.hardware import Hardware, Price
 from tuner.step import NumberFormat
 
@@ -60,9 +60,13 @@ def _read(path: Path) -> dict[str, Hardware]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UsageError(f"The device catalogue {path} cannot be read: {error.strerror}.") from error
+        raise UsageError(
+            f"The device catalogue {path} cannot be read: {error.strerror}. Give another --devices."
+        ) from error
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise UsageError(f"The device catalogue {path} is no YAML: {error}.") from error
+        raise UsageError(
+            f"The device catalogue {path} is no YAML: {error}. Write it as search_spaces/devices.yaml is."
+        ) from error
     if not isinstance(values, dict):
         raise UsageError(f"The device catalogue {path} holds no devices. Write `devices:`, and below it one by name.")
     try:
@@ -71,17 +75,13 @@ def _read(path: Path) -> dict[str, Hardware]:
         faults = [
             Fault(
                 where=".".join(str(part) for part in fault["loc"]),
-                problem=f"{fault['msg']} (found {_cut(repr(fault['input']))}).",
+                problem=f"{fault['msg']} (found {shortened(repr(fault['input']))}).",
                 remedy="See search_spaces/devices.yaml for an example.",
             )
             for fault in error.errors()
         ]
         raise StudyFileError(str(path), faults) from error
     return {name: _hardware(name, device) for name, device in parsed.devices.items()}
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= 60 else f"{text[:60]}…"
 
 
 def _hardware(name: str, device: _Device) -> Hardware:

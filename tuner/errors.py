@@ -151,6 +151,17 @@ _LISTED = 16
 """Names that are shown where none is near."""
 
 
+def first_ones(items: Sequence[str], most: int = 10) -> str:
+    """The first of some items in words, and how many more there are."""
+    more = f"; and {len(items) - most} more" if len(items) > most else ""
+    return "; ".join(items[:most]) + more
+
+
+def shortened(text: str, letters: int = 60) -> str:
+    """The beginning of a text, for a message that shall stay readable whatever was found."""
+    return text if len(text) <= letters else f"{text[:letters]}…"
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A remedy for a misspelt name: its nearest neighbours, or else all that is known."""
     choices = sorted(known)

@@ -90,7 +90,7 @@ class CompletionRequest:
         shapes: lengths (a trace's own lengths go before them).
         token_ids: prompt ids are drawn from `token_ids[0]`..`token_ids[1] - 1`; `None` sends texts of as many common
             words as tokens are wanted, and their lengths are those that the server counts where it counts them.
-        path: endpoint.
+        path: endpoint; one that ends in `/chat/completions` gets a text as a message of a user.
         ignore_eos: ask the server to go on to the drawn output length.
         headers: sent with every request, by name.
     """

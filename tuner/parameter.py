@@ -17,6 +17,9 @@ from tuner.errors import SpaceError
 Value = bool | int | float | str
 """What a parameter can be set to."""
 
+BEYOND_USE: Final = 1e100
+"""No setting and no measured number is as large; its square can still be computed."""
+
 DEVICE: Final = "device"
 """Name of the parameter that every search space has: the device type's name."""
 

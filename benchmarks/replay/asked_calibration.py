@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 EDGES = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1.0)
+"""Of bands of what was believed."""
 
 
 def main() -> None:
@@ -26,7 +27,7 @@ def main() -> None:
     for band, group in asked.groupby(bands, observed=True):
         error = np.sqrt(group["hit"].mean() * (1.0 - group["hit"].mean()) / len(group))
         print(
-            f"{band.left:.1f} to {band.right:.1f} {len(group):24} {group['chance'].mean():13.2f} "
+            f"{max(band.left, 0.0):.1f} to {band.right:.1f} {len(group):24} {group['chance'].mean():13.2f} "
             f"{group['hit'].mean():8.2f} +- {error:.2f}"
         )
 

@@ -42,7 +42,7 @@ class CompletionSource:
         self._trace_row = trace_row
         headers = [("Content-Type", "application/json"), ("Accept", "text/event-stream"), *request.headers]
         self._head = head(endpoint, "POST", request.path, headers)
-        self._ids = request.token_ids or (0, len(WORDS))
+        self._ids = (0, len(WORDS)) if request.token_ids is None else request.token_ids
         prefix_generator = np.random.default_rng([seed, 0x707265])
         self._prefix: list[int] = prefix_generator.integers(*self._ids, request.shapes.shared_prefix_tokens).tolist()
 

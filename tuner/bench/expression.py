@@ -105,7 +105,8 @@ class Expression:
         """
         value = self.evaluate(columns, rows)
         if value.dtype.kind not in "iufb":
-            raise ExpressionError(f"{self.text!r} gives no numbers, but {first_word(value.tolist())!r}.")
+            found = repr(first_word(value.tolist()))
+            raise ExpressionError(f"{self.text!r} gives no numbers, but {found}. Correct it, or drop it with `where`.")
         return value.astype(np.float64)
 
     def truths(self, columns: Mapping[str, Column], rows: int) -> NDArray[np.bool_]:

@@ -16,7 +16,7 @@ from tuner.bench.expression import Column, Expression, ExpressionError, first_wo
 from tuner.bench.task_file import DescriptorFile, TaskFile
 from tuner.errors import Fault, StudyFileError, did_you_mean
 from tuner.metric import Direction
-from tuner.parameter import Scale, Value
+from tuner.parameter import BEYOND_USE, Scale, Value
 from tuner.strategies.listed_problem import BoolArray, Bound, EarlierTask, FloatArray, ListedParameter
 
 
@@ -100,7 +100,7 @@ class RecordedData:
         tasks: every group, also those too small to be tuned, in order of name.
         tunable: for each, whether it has enough rows and one that holds.
         descriptors: as in `ListedProblem.descriptors`.
-        notes: groups that were skipped, and empty cells that became a value, for people.
+        notes: for people: empty cells that became a value, no column by the name of a family, groups that were skipped.
     """
 
     task_file: TaskFile
@@ -124,8 +124,9 @@ def load_recorded(task_file: TaskFile, *, families: Sequence[str] = (), data: Se
         data: CSV files to read instead of the task file's own.
 
     Raises:
-        StudyFileError: unknown columns, expressions that cannot be computed, objectives that are NaN where
-            the configuration ran, missing parameter values, or no group that can be tuned.
+        StudyFileError: columns that are unknown or there twice, expressions that cannot be computed, numbers that are
+            infinite or beyond all use (objectives and constraints where the configuration ran: NaN, too), groups and
+            ordinal parameters without a value, or no group that can be tuned.
     """
     faults: list[Fault] = []
     origin = str(task_file.path)
@@ -182,16 +183,19 @@ def _read_frames(paths: Iterable[Path], task_file: TaskFile, origin: str, faults
         try:
             frames.append(_read_csv(path, task_file))
         except _UNREADABLE as error:
-            faults.append(
-                Fault(
-                    where="data",
-                    problem=f"{path} cannot be read: {str(error).strip()}.",
-                    remedy="Give a CSV file, gzipped or not.",
-                )
-            )
+            faults.append(_unread("data", path, error))
     if not frames:
         raise StudyFileError(origin, faults)
     return pd.concat(frames, ignore_index=True)
+
+
+class _TwoOfOneName(ValueError):
+    """Columns that the task file reads are there twice."""
+
+
+def _unread(where: str, path: Path, error: Exception) -> Fault:
+    remedy = "Remove all but one." if isinstance(error, _TwoOfOneName) else "Give a CSV file, gzipped or not."
+    return Fault(where=where, problem=f"{path} cannot be read: {str(error).strip()}.", remedy=remedy)
 
 
 def _read_csv(path: Path, task_file: TaskFile) -> pd.DataFrame:
@@ -200,9 +204,9 @@ def _read_csv(path: Path, task_file: TaskFile) -> pd.DataFrame:
     # In one piece, so that a column has one type throughout.
     frame = pd.read_csv(path, compression=packed, low_memory=False)
     header = pd.read_csv(path, compression=packed, header=None, nrows=1, dtype=str).iloc[0].tolist()
-    twice = sorted({name for name in _asked(task_file) if header.count(name) > 1})
+    twice = sorted({name for _, names in _read_columns(task_file) for name in names if header.count(name) > 1})
     if twice:
-        raise ValueError(f"more than one column is called {', '.join(twice)}")
+        raise _TwoOfOneName(f"more than one column is called {', '.join(twice)}")
     words = [parameter.name for parameter in task_file.parameters if parameter.scale is Scale.CATEGORICAL]
     for name in (*task_file.group_by, *words):
         if name in frame.columns and frame[name].isna().any():
@@ -213,16 +217,9 @@ def _read_csv(path: Path, task_file: TaskFile) -> pd.DataFrame:
     return frame
 
 
-def _asked(task_file: TaskFile) -> set[str]:
-    """Names of the columns that the task file reads."""
-    expressions = [task_file.objective, task_file.where, task_file.feasible]
-    expressions += [limit.expression for limit in task_file.limits]
-    read = {name for each in expressions if each is not None for name in each.columns}
-    return read | set(task_file.group_by) | {parameter.name for parameter in task_file.parameters}
-
-
-def _check_columns(task_file: TaskFile, frame: pd.DataFrame, faults: list[Fault]) -> None:
-    wanted: list[tuple[str, tuple[str, ...]]] = [
+def _read_columns(task_file: TaskFile) -> list[tuple[str, tuple[str, ...]]]:
+    """Names of the columns that the task file reads, by the entry that does."""
+    read: list[tuple[str, tuple[str, ...]]] = [
         ("group_by", task_file.group_by),
         *((f"parameters.{parameter.name}", (parameter.name,)) for parameter in task_file.parameters),
         ("objective.expr", task_file.objective.columns),
@@ -230,9 +227,13 @@ def _check_columns(task_file: TaskFile, frame: pd.DataFrame, faults: list[Fault]
     ]
     for where, expression in (("where", task_file.where), ("feasible", task_file.feasible)):
         if expression is not None:
-            wanted.append((where, expression.columns))
+            read.append((where, expression.columns))
+    return read
+
+
+def _check_columns(task_file: TaskFile, frame: pd.DataFrame, faults: list[Fault]) -> None:
     known = [str(name) for name in frame.columns]
-    for where, names in wanted:
+    for where, names in _read_columns(task_file):
         for name in names:
             if name not in known:
                 faults.append(
@@ -318,9 +319,9 @@ class _Table:
             ("objective", self._objective),
             *((f"constraints[{at}]", self._constraints[:, at]) for at in range(self._constraints.shape[1])),
         ]:
-            bad = numbers[self._ran & ~(np.abs(values) < _LARGEST)]
+            bad = numbers[self._ran & ~(np.abs(values) < BEYOND_USE)]
             if len(bad):
-                what = f"NaN, infinite or beyond {_LARGEST:g}"
+                what = f"NaN, infinite or beyond {BEYOND_USE:g}"
                 problem = f"It is {what} in {len(bad)} rows that ran, the first at data row {bad[0]}."
                 self.faults.append(
                     Fault(where=where, problem=problem, remedy="Drop them with `where`, or mark them in `feasible`.")
@@ -338,9 +339,9 @@ class _Table:
                 remedy = f"Fill it, or drop the rows with where: {written} == {written}."
                 self.faults.append(Fault(where=name, problem=problem, remedy=remedy))
             elif pd.api.types.is_numeric_dtype(self._frame[name]):
-                beyond = numbers[~(np.abs(self._frame[name].to_numpy(float)) < _LARGEST)]
+                beyond = numbers[~(np.abs(self._frame[name].to_numpy(float)) < BEYOND_USE)]
                 if len(beyond):
-                    problem = f"The column {name!r} is infinite or beyond {_LARGEST:g} in {len(beyond)} rows"
+                    problem = f"The column {name!r} is infinite or beyond {BEYOND_USE:g} in {len(beyond)} rows"
                     self.faults.append(
                         Fault(
                             where=name,
@@ -372,8 +373,6 @@ EMPTY = "(empty)"
 """The value of an empty cell of a categorical parameter."""
 _LISTED = 10
 _NUMBER = "__number__"
-_LARGEST = 1e100
-"""Numbers of this size are none, and their squares are beyond all numbers."""
 _UNREADABLE = (OSError, ValueError, EOFError, zlib.error)
 _MISSING = ("", "nan", "NaN", "NA", "N/A", "n/a", "<NA>", "#N/A")
 
@@ -425,9 +424,7 @@ def _descriptor_frame(
     try:
         frame = _read_csv(descriptor.path, task_file)
     except _UNREADABLE as error:
-        faults.append(
-            Fault(where=f"descriptors[{at}].file", problem=f"{descriptor.path} cannot be read: {error}.", remedy="")
-        )
+        faults.append(_unread(f"descriptors[{at}].file", descriptor.path, error))
         return None
     for name in descriptor.on:
         if name not in frame.columns or name not in known:

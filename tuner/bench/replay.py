@@ -134,7 +134,8 @@ class Believing(Protocol):
     """A strategy that says how sure it is."""
 
     @property
-    def chance(self) -> float | None: ...
+    def chance(self) -> float | None:
+        """Of the last row asked, as `tuner.strategies.meta_search.MetaSearch.chance`."""
 
     def prospects(self) -> Prospects: ...
 

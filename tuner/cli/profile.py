@@ -163,8 +163,8 @@ def _measured(arguments: argparse.Namespace, graph: ModelGraph) -> _Times:
     if any(measured(operator, batch) for operator in graph.operators for batch in batches):
         print(f"times are kept in {folder}", file=sys.stderr)
     else:
-        known = f"nothing was timed within --limit {arguments.limit:g}: allow more seconds"
-        print(known if _can_be_timed(graph) else _NOTHING, file=sys.stderr)
+        in_vain = f"nothing was timed within --limit {arguments.limit:g}: allow more seconds"
+        print(in_vain if _can_be_timed(graph) else _NOTHING, file=sys.stderr)
     return lambda operator: measured(operator, arguments.batch) or (0.0, False)
 
 

@@ -21,7 +21,7 @@ from tuner.cli.performance_inputs import (
     read_model,
     refuse_beside_a_study,
 )
-from tuner.errors import ModelError, StorageError, TraceError, UnknownNameError, UsageError
+from tuner.errors import ModelError, StorageError, TraceError, UnknownNameError, UsageError, first_ones
 from tuner.performance.batch_file import column_names, open_table
 from tuner.performance.corrections import Engine, shipped
 from tuner.performance.grid import Array
@@ -34,7 +34,6 @@ from tuner.whole_file import written_whole
 Mask = NDArray[np.bool_]
 
 _COLUMNS = ("arrival_s", "input_tokens", "output_tokens")
-_LISTED = 10
 _LONGEST = 10_000_000
 _LATEST_S = 1e10
 """Three hundred years: clocks count single microseconds so far."""
@@ -97,7 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
     tables = StepTables.of(
         step, shipped().corrections, engine, True, known.scheduler.max_num_batched_tokens, max(longest, 64)
     )
-    served = with_refused(requests, accepted, simulate(chosen(requests, accepted), known.scheduler, tables))
+    served = with_refused(requests, accepted, simulate(only(requests, accepted), known.scheduler, tables))
     write_requests(arguments.out, requests, served)
     summary = summarize(requests, served)
     if arguments.json:
@@ -113,6 +112,7 @@ def read_requests(path: Path) -> Requests:
 
     Raises:
         TraceError: a column is missing or rows are no requests; all are counted, the first ten values listed.
+        UsageError: two columns have one name.
     """
     try:
         with open_table(path) as file:
@@ -136,9 +136,8 @@ def read_requests(path: Path) -> Requests:
             else:
                 values[place, column] = number
     if faults:
-        more = f"; and {len(faults) - _LISTED} more" if len(faults) > _LISTED else ""
         raise TraceError(
-            f"{path} has values that are none: {'; '.join(faults[:_LISTED])}{more}. "
+            f"{path} has values that are none: {first_ones(faults)}. "
             f"Write arrivals in seconds, and whole numbers of tokens from 1 to {_LONGEST}."
         )
     values = values[np.argsort(values[:, 0], kind="stable")]
@@ -156,18 +155,17 @@ def accepted_requests(requests: Requests, max_model_len: int | None) -> Mask:
         UsageError: all are.
     """
     lengths = requests.input_tokens + requests.output_tokens
-    accepted = lengths <= (max_model_len or lengths.max())
+    accepted = np.ones(lengths.size, bool) if max_model_len is None else lengths <= max_model_len
     longer = np.flatnonzero(~accepted)
     if not longer.size:
         return accepted
-    each = "; ".join(
+    each = [
         f"at {requests.arrival_s[place]:g} s, {requests.input_tokens[place]} + {requests.output_tokens[place]} tokens"
-        for place in longer[:_LISTED]
-    )
-    more = f"; and {longer.size - _LISTED} more" if longer.size > _LISTED else ""
+        for place in longer
+    ]
     words = (
         f"{longer.size} of {accepted.size} requests are longer than max_model_len, {max_model_len} tokens of prompt "
-        f"and answer: {each}{more}."
+        f"and answer: {first_ones(each)}."
     )
     if not accepted.any():
         raise UsageError(f"{words} Give shorter ones, or a larger --set max_model_len=.")
@@ -175,7 +173,7 @@ def accepted_requests(requests: Requests, max_model_len: int | None) -> Mask:
     return accepted
 
 
-def chosen(requests: Requests, accepted: Mask) -> Requests:
+def only(requests: Requests, accepted: Mask) -> Requests:
     """The requests that are accepted."""
     return Requests(
         arrival_s=requests.arrival_s[accepted],

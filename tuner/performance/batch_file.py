@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final, TextIO, cast
 
-from tuner.errors import StorageError, UsageError
+from tuner.errors import StorageError, UsageError, first_ones
 from tuner.performance.calibration import MeasuredRun, calibrate
 from tuner.performance.prediction import Prediction, Predictor
 from tuner.performance.serving_row import Declined, ServingRow, read_row
@@ -33,15 +33,12 @@ _REQUIRED: Final = ("model_path", "system", "backend", "isl", "osl")
 MEASURED: Final = ("silicon_ttft_ms", "silicon_tpot_ms")
 """Columns of measured runs, one of them at least."""
 
-_LISTED: Final = 10
-"""Faults of a file that are shown."""
-
 
 def read_rows(path: Path, measured: bool = False) -> tuple[list[str], list[dict[str, str]]]:
     """Column names and rows of a CSV file, gzipped or not.
 
     Raises:
-        UsageError: it cannot be read, lacks a column, or has rows that are longer than its header.
+        UsageError: it cannot be read, lacks a column, has two of one name, or rows that are longer than its header.
     """
     try:
         with open_table(path) as file:
@@ -57,10 +54,7 @@ def read_rows(path: Path, measured: bool = False) -> tuple[list[str], list[dict[
         raise UsageError(f"{path} has no column {', '.join(missing)}. See docs/performance-model.md for the columns.")
     longer = [f"line {line} has {len(names) + len(row[None])} cells" for line, row in read if any(row.get(None, ()))]
     if longer:
-        more = f"; and {len(longer) - _LISTED} more" if len(longer) > _LISTED else ""
-        raise UsageError(
-            f"{path} has {len(names)} columns, but {'; '.join(longer[:_LISTED])}{more}. Quote cells that hold a comma."
-        )
+        raise UsageError(f"{path} has {len(names)} columns, but {first_ones(longer)}. Quote cells that hold a comma.")
     return names, [{key: value or "" for key, value in row.items() if key is not None} for _, row in read]
 
 

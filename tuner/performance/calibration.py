@@ -27,7 +27,7 @@ from tuner.performance.behaviour import Ways
 from tuner.performance.corrections import Engine
 from tuner.performance.grid import Array
 from tuner.performance.prediction import Prediction, under_doubt
-from tuner.performance.serving_row import ServingRow
+from tuner.performance.serving_row import ServingRow, plain_name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -259,7 +259,14 @@ def _same(left: Sequence[ServingRow], right: Sequence[ServingRow], place: int) -
 
 
 def _shared(row: ServingRow) -> tuple[object, object, object]:
-    deployment = (row.device, row.engine, row.weights, row.experts, row.prefill is None, row.launched.drafted)
+    deployment = (
+        plain_name(row.device),
+        row.engine,
+        row.weights,
+        row.experts,
+        row.prefill is None,
+        row.launched.drafted,
+    )
     return row.engine, (row.engine, row.version), deployment
 
 

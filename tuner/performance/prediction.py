@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,7 +18,7 @@ from tuner.performance.corrections import Engine, Learned, Spread
 from tuner.performance.grid import Array
 from tuner.performance.memory import running_sequences
 from tuner.performance.operator_table import OperatorTable
-from tuner.performance.serving_row import Declined, ServingRow, effective_shard, resolved_formats
+from tuner.performance.serving_row import Declined, ServingRow, effective_shard, plain_name, resolved_formats
 from tuner.performance.steady_state import OPENING_SHARE, POLLED_STEPS, ClosedLoads, latencies
 from tuner.performance.step_time import StepLoads, StepParts, StepTime
 from tuner.step import NumberFormat, Shard
@@ -98,7 +97,7 @@ class Predictor:
 
     def __init__(self, models: ModelSource, tables: Mapping[str, OperatorTable], learned: Learned) -> None:
         self._models, self._tables, self._learned = models, tables, learned
-        self._plain_tables = {_plain(name): table for name, table in tables.items()}
+        self._plain_tables = {plain_name(name): table for name, table in tables.items()}
         self._graphs: dict[tuple[str, NumberFormat | None, NumberFormat | None], ModelGraph] = {}
         self._steps: dict[tuple[object, ...], StepTime] = {}
         self._deployments: dict[tuple[object, ...], _Deployment | Declined | ModelError] = {}
@@ -184,7 +183,7 @@ class Predictor:
         raise known.with_traceback(None)  # the one of the last row would be kept, and grow
 
     def _read_deployment(self, row: ServingRow) -> _Deployment:
-        table = self._tables.get(row.device) or self._plain_tables.get(_plain(row.device))
+        table = self._tables.get(row.device) or self._plain_tables.get(plain_name(row.device))
         if table is None:
             near = did_you_mean(row.device.lower(), self._tables)
             raise Declined(f"device {row.device!r} is not in the catalogue. {near} Or add it to your own file")
@@ -335,11 +334,6 @@ def under_doubt(predictions: Sequence[Prediction], ways: Ways, ends: Array) -> l
         )
         for prediction, (ttft, tpot), bounds, behaviours in told
     ]
-
-
-def _plain(name: str) -> str:
-    """A device's name as people write it: `RTX 4090` and `rtx_4090` are one."""
-    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def _filling(row: ServingRow, running: float) -> float:

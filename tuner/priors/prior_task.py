@@ -24,12 +24,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from tuner.errors import UsageError
-from tuner.parameter import Scale, Value
+from tuner.errors import UsageError, shortened
+from tuner.parameter import BEYOND_USE, Scale, Value
 
 VERSION: Final = 1
-_LARGEST: Final = 1e100
-"""Numbers of this size are none, and their squares are beyond all numbers."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,119}")
 
 
@@ -75,9 +73,9 @@ class PriorTask:
             for name, value in trial.config.items():
                 if not _is_value(value):
                     problem = f"Prior {self.name!r}: a trial sets {name} to {_shown(value)}."
-                    raise UsageError(f"{problem} Write a number below {_LARGEST:g}, a word, true or false.")
+                    raise UsageError(f"{problem} Write a number below {BEYOND_USE:g}, a word, true or false.")
             for name, metric in trial.metrics.items():
-                if not abs(metric) < _LARGEST:
+                if not abs(metric) < BEYOND_USE:
                     raise UsageError(f"Prior {self.name!r}: a trial measured {metric:g} of {name}. Leave it out.")
         described = {
             f"device {name}: {key}": value for name, shape in self.devices.items() for key, value in shape.items()
@@ -144,12 +142,12 @@ class PriorTask:
 
 def _is_value(value: object) -> bool:
     """Whether it can be a parameter's value, or describe something."""
-    return isinstance(value, str | bool) or (isinstance(value, int | float) and abs(value) < _LARGEST)
+    return isinstance(value, str | bool) or (isinstance(value, int | float) and abs(value) < BEYOND_USE)
 
 
 def _shown(value: object) -> str:
-    text = repr(value) if not isinstance(value, int) or abs(value) < _LARGEST else "a number of hundreds of digits"
-    return text if len(text) <= 60 else f"{text[:60]}…"
+    text = repr(value) if not isinstance(value, int) or abs(value) < BEYOND_USE else "a number of hundreds of digits"
+    return shortened(text)
 
 
 def read_prior(path: Path) -> PriorTask:

@@ -39,9 +39,9 @@ _LEAST_JOINT = 64
 _JOINT_PROSPECTS = 256
 """Rows that are drawn jointly for prospects, in which many that are hardly likely count for something together."""
 _JOINT_UNMEASURED = 512
-"""The same while nothing is measured: as no level is known, rows can hardly be told apart one by one."""
+"""Rows that are drawn jointly for a question while nothing is measured, as an unknown level hides which are better."""
 _LEVELS = 32
-"""Draws of the levels by which rows are then chosen from more than those."""
+"""Draws of the levels by which these are chosen from a longer list."""
 _INCUMBENTS = 8
 _LIKELIEST = 2
 """Hypotheses that say which rows are drawn."""
@@ -71,6 +71,7 @@ class MetaSearch:
         seed: of every random choice.
         settings: see there.
         cache: fitted hyperparameters, to be shared by searches with the same earlier tasks.
+        prior: what is believed of the problem's rows at first; `None` makes it of the earlier tasks.
     """
 
     def __init__(

@@ -20,9 +20,11 @@ MODEL_READERS: Final = "tuner.model_readers"
 class ModelReader(Protocol):
     """Reads the models of one format."""
 
-    def accepts(self, path: Path) -> bool: ...
+    def accepts(self, path: Path) -> bool:
+        """Whether the path is of its format."""
 
-    def read(self, path: Path, weights: NumberFormat | None = None) -> ModelGraph: ...
+    def read(self, path: Path, weights: NumberFormat | None = None) -> ModelGraph:
+        """The model, its weights in the given format where that is not as its files say; raises ModelError."""
 
 
 def model_reader(name: str) -> ModelReader:

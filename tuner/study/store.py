@@ -44,7 +44,7 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from tuner.errors import StorageError, StudyMismatchError, TunerError, UnknownNameError, UsageError
+from tuner.errors import StorageError, StudyMismatchError, TunerError, UnknownNameError, UsageError, first_ones
 from tuner.metric import Direction
 from tuner.parameter import Config
 from tuner.space import Space
@@ -138,8 +138,7 @@ class StudyStore:
             found = differences(attributes[_DEFINITION], self._study)
             raise StudyMismatchError(
                 f"{masked(self._study.storage)} holds a different study named {self._study.name!r}, whose trials "
-                f"cannot be compared with this one's ({'; '.join(found[:_SHOWN_DIFFERENCES])}"
-                f"{f' and {len(found) - _SHOWN_DIFFERENCES} more' if len(found) > _SHOWN_DIFFERENCES else ''}). "
+                f"cannot be compared with this one's ({first_ones(found, _SHOWN_DIFFERENCES)}). "
                 "Give the study another name, or another storage."
             )
 

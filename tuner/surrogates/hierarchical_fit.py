@@ -29,6 +29,7 @@ from tuner.surrogates.hierarchical_kernel import LATENTS, FloatArray, GridEncodi
 
 _JITTER = 1e-4
 _LEAST_VARIANCE = 1e-12
+"""Within tasks, where all values of each are equal."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -102,7 +102,7 @@ def test_a_column_that_is_there_twice_is_refused_where_it_is_read(write_grid: Ca
         return "\n".join([f"{head},{name}", *(f"{row},1" for row in rows)])
 
     path = write_grid(edit_data=lambda text: twice(text, "rate"))
-    with pytest.raises(StudyFileError, match="more than one column is called rate"):
+    with pytest.raises(StudyFileError, match=r"more than one column is called rate\. Remove all but one"):
         load_recorded(read_task_file(path))
     assert load_recorded(read_task_file(write_grid(edit_data=lambda text: twice(twice(text, "z"), "z")))).targets
 

@@ -315,6 +315,8 @@ def test_measured_rows_pull_predictions_towards_them(predictor: Predictor) -> No
     assert calibrated.tpot_s is not None
     assert plain.tpot_s < calibrated.tpot_s < plain.tpot_s * 1.3
     assert "calibrated" in calibrated.origin
+    spelt = predict_rows(predictor, [ROW], [{**measured, "system": "H100 SXM"}])[0]
+    assert spelt.tpot_s == calibrated.tpot_s
 
 
 @given(error=st.floats(-0.5, 0.5))

@@ -108,7 +108,7 @@ class Served:
         scheduled_s, first_token_s, finished_s: per request, on the clock of the arrivals.
         preemptions: how often each was thrown out.
         steps: of the engine.
-        refused: requests too long for the cache.
+        refused: requests too long for the cache, or for the engine (`max_model_len`), where that is known.
     """
 
     arrival_s: Array

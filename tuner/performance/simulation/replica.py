@@ -133,10 +133,11 @@ def _end_python(replica: Any, settings: Any, now: Any) -> None:
 
 
 def _planned_by_python(active: Any, now: Any, begun: Any, overlapped: Any) -> Any:
-    """What has arrived by then may be in the step that begins now.
+    """Until when what has arrived may be in the step that begins now.
 
     A loop that runs beside the GPU plans a step when the one before it begins, and has not yet heard of what is
-    asked at that very moment, such as the next request of a client that just got its answer.
+    asked at that very moment (`begun`, infinity where no step was), such as the next request of a client that just got
+    its answer.
     """
     return min(now, np.nextafter(begun, -np.inf)) if overlapped and active > 0 else now
 
