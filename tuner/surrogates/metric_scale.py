@@ -12,13 +12,17 @@ from tuner.surrogates.hierarchical_kernel import FloatArray, IntArray
 _ROUNDS: Final = 20
 _LEAST_SHARED: Final = 0.3
 """Of the numbers, that are left to tell the scales apart by once every task and configuration has a level."""
+_CLEARLY: Final = 0.1
+"""Nats per number by which the numbers themselves must be likelier: with logarithms an unknown scale is a level."""
 _TINY: Final = 1e-12
 
 
 def fits_logarithms(tables: Sequence[tuple[IntArray, FloatArray]]) -> bool:
-    """Whether logarithms of positive numbers are nearer than these to sums of a task's and a configuration's level.
+    """Whether these positive numbers are not clearly nearer than their logarithms to sums of levels.
 
-    By the likelihood of normal errors around such sums, that of the numbers themselves in both cases (Box and Cox
+    One of each task, and one of each configuration.
+
+    Nearer is likelier: by normal errors around such sums, that of the numbers themselves in both cases (Box and Cox
     1964). Where too few configurations are common to several tasks, errors are those around each task's level.
 
     Args:
@@ -37,7 +41,7 @@ def fits_logarithms(tables: Sequence[tuple[IntArray, FloatArray]]) -> bool:
     relative = _spread(logarithms, task, configuration if both else None)
     if relative <= _TINY or spread <= _TINY:
         return True
-    return bool(np.log(relative) + logarithms.mean() <= np.log(spread))
+    return bool(np.log(relative) + logarithms.mean() <= np.log(spread) + _CLEARLY)
 
 
 def _spread(values: FloatArray, task: IntArray, configuration: IntArray | None) -> float:
