@@ -1,6 +1,6 @@
 """Learns the correction factors and judges them on models they never saw.
 
-    python benchmarks/performance_fit.py ../shared/data/aiconfigurator/silicon_e2e.csv.gz ../shared/models \
+    python -m benchmarks.performance_fit ../shared/data/aiconfigurator/silicon_e2e.csv.gz ../shared/models \
         --save tuner/performance/corrections.json
 
 Every figure printed under "left out" predicts a model with factors, and interval widths, learned from the other

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,7 @@ ALL_REDUCE: Final = "custom_allreduce"
 FORMAT: Final = "serving-tuner operator table 1"
 CODE_SCALE: Final = 3000.0
 CODE_OFFSET: Final = 9.0
+_MOST_CODES: Final = 2**62
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +73,18 @@ class Columns:
         return Columns(values, np.concatenate([self.latency_s, other.latency_s]), words, other.provenance)
 
     def distinct(self, *names: str) -> list[tuple[int, ...]]:
-        """Combinations of integer columns that occur."""
-        stacked = np.stack([self.values[name] for name in names], axis=1)
-        return [tuple(int(value) for value in row) for row in np.unique(stacked, axis=0)]
+        """Combinations of integer columns that occur, ascending."""
+        columns = [self.values[name] for name in names]
+        if not columns[0].size:
+            return []
+        least = [int(column.min()) for column in columns]
+        sizes = [int(column.max()) - low + 1 for column, low in zip(columns, least, strict=True)]
+        if math.prod(sizes) > _MOST_CODES:
+            return [tuple(row) for row in np.unique(np.stack(columns, axis=1), axis=0).tolist()]
+        # One number per combination: sorting these takes a tenth of the time that sorting rows does.
+        codes = np.ravel_multi_index([column - low for column, low in zip(columns, least, strict=True)], sizes)
+        places = np.unravel_index(np.unique(codes), sizes)
+        return list(zip(*((place + low).tolist() for place, low in zip(places, least, strict=True)), strict=True))
 
 
 @functools.lru_cache(maxsize=64)
