@@ -238,11 +238,12 @@ class BayesianSampler(CandidateSampler):
             ceilings[promising] = -math.inf
             least = torch.topk(scores, _SHORTLIST).values[-1] - _ROUNDING
             others = positions[(ceilings > least).numpy()]
-            if len(others) and beliefs.failures:  # whether a server runs only lowers its score
-                surely_runs = replace(beliefs, failures=())
-                hopes = self._scores(surely_runs, measured, history, rows[others], np.float32)
-                others = others[(hopes > least).numpy()]
-            scores = torch.cat([scores, self._scores(beliefs, measured, history, rows[others], np.float32)])
+            # Whether a server runs only lowers a score: it is asked of those alone that would be good enough.
+            surely_runs = replace(beliefs, failures=())
+            hopes = self._scores(surely_runs, measured, history, rows[others], np.float32)
+            good = hopes > least
+            others = others[good.numpy()]
+            scores = torch.cat([scores, hopes[good] + beliefs.log_runs(self._points(others))])
             positions = np.concatenate([positions[promising.numpy()], others])
         else:
             scores = self._scores(beliefs, measured, history, rows[positions], np.float32)

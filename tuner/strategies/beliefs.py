@@ -184,10 +184,15 @@ class Beliefs:
                 mean, variance = posteriors[metric]
                 means.append(sign * mean)
                 stds.append(variance.sqrt())
-        log_runs = torch.zeros(len(points), dtype=torch.float64)
-        for failure in () if hopeful else self.failures:
-            log_runs += failure.log_success(points)
+        log_runs = torch.zeros(len(points), dtype=torch.float64) if hopeful else self.log_runs(points)
         return Outlook(means=tuple(means), stds=tuple(stds), log_holds=log_holds, log_runs=log_runs)
+
+    def log_runs(self, points: Points) -> torch.Tensor:
+        """Logarithm of the probability that a server runs, shape (N,)."""
+        found = torch.zeros(len(points), dtype=torch.float64)
+        for failure in self.failures:
+            found += failure.log_success(points)
+        return found
 
 
 def grid_of(space: Space) -> Grid:
