@@ -7,6 +7,9 @@ few facts that no key tells (a bias that one family always has, norms that anoth
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Final
+
 from profilers.huggingface import attention, feed_forward, state_space
 from profilers.huggingface.dimensions import Dimensions
 from profilers.huggingface.families import Mixer
@@ -15,6 +18,16 @@ from profilers.huggingface.layers import FeedForward, Layer, layers_of
 from profilers.huggingface.quantization import Quantization
 from tuner.operators import Embedding, MatMul, Operator, Pointwise
 from tuner.step import Rows, Split
+
+_OTHER_MIXERS: Final[Mapping[Mixer, Callable[[Dimensions, int], list[Operator]]]] = {
+    Mixer.DELTA: state_space.delta_rule,
+    Mixer.LIGHTNING: state_space.lightning,
+    Mixer.MAMBA: state_space.mamba,
+    Mixer.MAMBA2: state_space.mamba2,
+    Mixer.CONVOLUTION: state_space.short_convolution,
+    Mixer.CROSS: attention.cross_attention,
+}
+"""All but attention of a sequence to itself."""
 
 
 class Decoder:
@@ -142,18 +155,8 @@ class Decoder:
 
     def _mixer(self, mixer: Mixer, layer: Layer, count: int) -> list[Operator]:
         dimensions = self._dimensions
-        if mixer is Mixer.DELTA:
-            return state_space.delta_rule(dimensions, count)
-        if mixer is Mixer.LIGHTNING:
-            return state_space.lightning(dimensions, count)
-        if mixer is Mixer.MAMBA:
-            return state_space.mamba(dimensions, count)
-        if mixer is Mixer.MAMBA2:
-            return state_space.mamba2(dimensions, count)
-        if mixer is Mixer.CONVOLUTION:
-            return state_space.short_convolution(dimensions, count)
-        if mixer is Mixer.CROSS:
-            return attention.cross_attention(dimensions, count)
+        if mixer in _OTHER_MIXERS:
+            return _OTHER_MIXERS[mixer](dimensions, count)
         if "kv_lora_rank" in self._config:
             return attention.latent_attention(dimensions, count)
         return attention.grouped_attention(dimensions, layer, count)
