@@ -14,6 +14,7 @@ from profilers.huggingface.fields import Fields
 from profilers.huggingface.reader import FAMILIES_READ, read_config
 from tests.profilers.model_families import DECODERS
 from tests.profilers.seeing_families import ENCODER_DECODERS, ENCODERS, WRAPPERS
+from tuner.model_graph import ModelGraph
 from tuner.step import Shard, StepLoad
 
 torch = pytest.importorskip("torch")
@@ -57,15 +58,20 @@ def forms(config: Any, values: dict[str, Any]) -> dict[str, dict[str, Any]]:
     }
 
 
+def graphs_and_parameters(auto: Any, family: str, values: dict[str, Any]) -> tuple[dict[str, ModelGraph], int]:
+    """The graph of a model by the form of its file, and how many parameters the model of that `auto` class has."""
+    config = configuration(family, copy.deepcopy(values))
+    with torch.device("meta"):
+        model = auto.from_config(config)
+    graphs = {form: read_config(Fields(stated, form), family) for form, stated in forms(config, values).items()}
+    return graphs, sum(weight.numel() for weight in model.parameters())
+
+
 @variants_of(DECODERS)
 def test_decoders_count_exactly_however_much_their_files_leave_out(family: str, values: dict[str, Any]) -> None:
-    config = configuration(family, values)
-    with torch.device("meta"):
-        model = transformers.AutoModelForCausalLM.from_config(config)
-    counted = {
-        form: read_config(Fields(stated, form), family).parameters for form, stated in forms(config, values).items()
-    }
-    assert counted == dict.fromkeys(counted, sum(weight.numel() for weight in model.parameters()))
+    graphs, parameters = graphs_and_parameters(transformers.AutoModelForCausalLM, family, values)
+    counted = {form: graph.parameters for form, graph in graphs.items()}
+    assert counted == dict.fromkeys(counted, parameters)
 
 
 @pytest.mark.parametrize("family", sorted(DECODERS.keys() - COUNTED_OTHERWISE.keys()))
@@ -86,34 +92,25 @@ def test_flops_of_decoders_are_within_two_percent_of_torchs_counter(family: str)
 
 @variants_of(WRAPPERS)
 def test_models_that_see_count_exactly_however_much_their_files_leave_out(family: str, values: dict[str, Any]) -> None:
-    config = configuration(family, copy.deepcopy(values))
-    with torch.device("meta"):
-        model = transformers.AutoModelForImageTextToText.from_config(config)
-    graphs = {form: read_config(Fields(stated, form), family) for form, stated in forms(config, values).items()}
+    graphs, parameters = graphs_and_parameters(transformers.AutoModelForImageTextToText, family, values)
     counted = {form: graph.parameters for form, graph in graphs.items()}
-    assert counted == dict.fromkeys(counted, sum(weight.numel() for weight in model.parameters()))
+    assert counted == dict.fromkeys(counted, parameters)
     assert {graph.assumptions for graph in graphs.values()} == {()}
 
 
 @variants_of(ENCODERS)
 def test_encoders_count_exactly_however_much_their_files_leave_out(family: str, values: dict[str, Any]) -> None:
-    config = configuration(family, copy.deepcopy(values))
-    with torch.device("meta"):
-        model = transformers.AutoModel.from_config(config)
-    graphs = {form: read_config(Fields(stated, form), family) for form, stated in forms(config, values).items()}
+    graphs, parameters = graphs_and_parameters(transformers.AutoModel, family, values)
     counted = {form: graph.parameters for form, graph in graphs.items()}
-    assert counted == dict.fromkeys(counted, sum(weight.numel() for weight in model.parameters()))
+    assert counted == dict.fromkeys(counted, parameters)
     assert not any(graph.generates for graph in graphs.values())
 
 
 @variants_of(ENCODER_DECODERS)
 def test_encoder_decoders_count_exactly_and_say_what_is_supposed(family: str, values: dict[str, Any]) -> None:
-    config = configuration(family, values)
-    with torch.device("meta"):
-        model = transformers.AutoModelForSeq2SeqLM.from_config(config)
-    for form, stated in forms(config, values).items():
-        graph = read_config(Fields(stated, form), family)
-        assert graph.parameters == sum(weight.numel() for weight in model.parameters())
+    graphs, parameters = graphs_and_parameters(transformers.AutoModelForSeq2SeqLM, family, values)
+    for graph in graphs.values():
+        assert graph.parameters == parameters
         assert "encoder-decoder" in graph.assumptions[0]
 
 

@@ -39,6 +39,14 @@ tasks = st.builds(
 )
 
 
+BATCHES = Space(
+    parameters=(
+        Parameter(name=DEVICE, values=("gpu",), default="gpu"),
+        Parameter(name="batch", values=(4, 16, 64), default=16, scale=Scale.LOG),
+    )
+)
+
+
 def task(name: str = "one", **trial: float) -> PriorTask:
     return PriorTask(
         name=name,
@@ -90,15 +98,9 @@ def test_what_is_no_prior_is_refused_and_changes_nothing(tmp_path: Path, text: s
 
 
 def test_priors_with_other_parameters_are_used_where_they_overlap() -> None:
-    space = Space(
-        parameters=(
-            Parameter(name=DEVICE, values=("gpu",), default="gpu"),
-            Parameter(name="batch", values=(4, 16, 64), default=16, scale=Scale.LOG),
-        )
-    )
     objective = Objective(MetricRef.parse("throughput"))
     other = PriorTask(name="other", parameters={"nodes": Scale.LINEAR}, trials=())
-    found = usable_priors([task(), other], space, objective, [Slo.parse("p99(latency) <= 1 s")])
+    found = usable_priors([task(), other], BATCHES, objective, [Slo.parse("p99(latency) <= 1 s")])
     assert [each.name for each in found.tasks] == [("one",)]
     assert found.tasks[0].rows == (("gpu", 4), ("gpu", 64))
     assert found.tasks[0].ran.tolist() == [True, False]
@@ -168,18 +170,12 @@ def test_a_prior_of_values_that_none_can_have_is_refused(text: str, words: str) 
 
 
 def test_trials_that_set_a_word_where_the_space_has_numbers_are_left_out() -> None:
-    space = Space(
-        parameters=(
-            Parameter(name=DEVICE, values=("gpu",), default="gpu"),
-            Parameter(name="batch", values=(4, 16, 64), default=16, scale=Scale.LOG),
-        )
-    )
     other = PriorTask(
         name="other",
         parameters={"batch": Scale.CATEGORICAL},
         trials=tuple(PriorTrial(config={"batch": value}, metrics={"throughput": 9.0}) for value in ("auto", 4, 8)),
     )
-    found = usable_priors([other], space, Objective(MetricRef.parse("throughput")), [])
+    found = usable_priors([other], BATCHES, Objective(MetricRef.parse("throughput")), [])
     assert found.tasks[0].rows == (("gpu", 4), ("gpu", 8))
     assert "1 trials left out, batch=auto is no number" in found.notes[0]
 
@@ -197,11 +193,5 @@ def test_what_ships_is_known_and_stays(tmp_path: Path, action: str, words: str) 
 
 
 def test_a_study_without_bounds_stands_on_priors_too() -> None:
-    space = Space(
-        parameters=(
-            Parameter(name=DEVICE, values=("gpu",), default="gpu"),
-            Parameter(name="batch", values=(4, 16, 64), default=16, scale=Scale.LOG),
-        )
-    )
-    (found,) = usable_priors([task()], space, Objective(MetricRef.parse("throughput")), []).tasks
+    (found,) = usable_priors([task()], BATCHES, Objective(MetricRef.parse("throughput")), []).tasks
     assert found.constraints.shape == (2, 0)
