@@ -94,13 +94,18 @@ _WIDER = {
 }
 
 
+def plain_name(device: str) -> str:
+    """A device's name however people write it: `RTX 4090` and `rtx_4090` are one."""
+    return re.sub(r"[^a-z0-9]", "", device.lower())
+
+
 def named_gpu(text: str, known: Mapping[str, Hardware]) -> Hardware | None:
     """The GPU that `text` names: `h100_sxm`, `H100`, `NVIDIA H100 80GB HBM3`; `None` where none fits."""
     words = set(re.findall(r"[a-z]+\d+[a-z]*|\d+|[a-z]+", text.lower()))
-    plain = re.sub(r"[^a-z0-9]", "", text.lower())
+    plain = plain_name(text)
     best: tuple[float, Hardware] | None = None
     for name, hardware in known.items():
-        if plain in (re.sub(r"[^a-z0-9]", "", each.lower()) for each in (name, hardware.label)):
+        if plain in (plain_name(name), plain_name(hardware.label)):
             return hardware
         parts = name.split("_")
         model = "".join(parts[:2]) if parts[0] == "rtx" else parts[0]

@@ -23,11 +23,12 @@ from typing import Final
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 
+from tuner.hardware import plain_name
 from tuner.performance.behaviour import Ways
 from tuner.performance.corrections import Engine
 from tuner.performance.grid import Array
 from tuner.performance.prediction import Prediction, under_doubt
-from tuner.performance.serving_row import ServingRow, plain_name
+from tuner.performance.serving_row import ServingRow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tuner.errors import ModelError, did_you_mean
-from tuner.hardware import Hardware
+from tuner.hardware import Hardware, plain_name
 from tuner.model_graph import ModelGraph
 from tuner.operators import Experts
 from tuner.performance.behaviour import Behaviour, Ways, forecast
@@ -18,7 +18,7 @@ from tuner.performance.corrections import Engine, Learned, Spread
 from tuner.performance.grid import Array
 from tuner.performance.memory import running_sequences
 from tuner.performance.operator_table import OperatorTable
-from tuner.performance.serving_row import Declined, ServingRow, effective_shard, plain_name, resolved_formats
+from tuner.performance.serving_row import Declined, ServingRow, effective_shard, resolved_formats
 from tuner.performance.steady_state import OPENING_SHARE, POLLED_STEPS, ClosedLoads, latencies
 from tuner.performance.step_time import StepLoads, StepParts, StepTime
 from tuner.step import NumberFormat, Shard

@@ -92,11 +92,6 @@ class ServingRow:
     launched: Launch = _BY_DEFAULT
 
 
-def plain_name(device: str) -> str:
-    """A device's name however people write it: `RTX 4090` and `rtx_4090` are one."""
-    return re.sub(r"[^a-z0-9]", "", device.lower())
-
-
 def read_row(values: Mapping[str, str]) -> ServingRow:
     """A row by its columns' names; see `silicon_e2e` in docs/performance-model.md.
 
