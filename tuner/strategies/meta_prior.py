@@ -8,6 +8,9 @@ so that an unknown scale is an unknown level. Hypotheses, the same for all metri
 * `alone`: only smoothness is known, as learned from the earlier tasks; and `fresh`: as assumed by default,
   for several length scales and spreads, so that wrong earlier tasks cannot do lasting harm.
 
+There are all of them in each view of how values are alike (`tuner.surrogates.hierarchical_kernel.View`): the view that
+the earlier tasks fit best is not always the one that tells most of a new task.
+
 Earlier tasks in which no metric follows from the configuration are left out: flat or of noise, they would pass for
 knowledge that nothing matters.
 
@@ -34,7 +37,7 @@ from tuner.surrogates.hierarchical_fit import (
     default_hyperparameters,
     fit_hyperparameters,
 )
-from tuner.surrogates.hierarchical_kernel import GridEncoding, IntArray
+from tuner.surrogates.hierarchical_kernel import GridEncoding, IntArray, View
 from tuner.surrogates.listed_gaussian import Gaussian
 from tuner.surrogates.metric_loadings import metric_loadings, without_loaded
 from tuner.surrogates.metric_scale import fits_logarithms
@@ -184,8 +187,8 @@ class _Metric:
     """What the earlier tasks say of a metric, wherever the new one is searched; attributes as of `MetricPrior`.
 
     Attributes:
-        model: `None` where there are no earlier tasks, or nothing ever failed.
-        told: as of the model's `Hyperparameters`.
+        models: one per view; none where there are no earlier tasks, or nothing ever failed.
+        told: as of the first model's `Hyperparameters`.
     """
 
     name: str
@@ -193,7 +196,7 @@ class _Metric:
     centre: float
     scale: float
     loadings: tuple[float, ...]
-    model: HierarchicalModel | None
+    models: tuple[HierarchicalModel, ...]
     told: float
 
 
@@ -214,13 +217,11 @@ class EarlierKnowledge:
         self._scales = [parameter.scale for parameter in problem.parameters]
         self._grid_rows = list(dict.fromkeys(row for task in problem.earlier for row in task.rows))
         self._position = {row: at for at, row in enumerate(self._grid_rows)}
-        self._encoding = GridEncoding.of(
-            self._scales,
-            list(dict.fromkeys([*self._grid_rows, *problem.rows])),
-            [problem.descriptors.get(parameter.name, {}) for parameter in problem.parameters],
-            [parameter.values for parameter in problem.parameters],
-        )
-        self._grid = self._encoding.codes(self._grid_rows)
+        known = list(dict.fromkeys([*self._grid_rows, *problem.rows]))
+        descriptors = [problem.descriptors.get(parameter.name, {}) for parameter in problem.parameters]
+        listed = [parameter.values for parameter in problem.parameters]
+        self._encodings = [GridEncoding.of(self._scales, known, descriptors, listed, view) for view in View]
+        self._grid = self._encodings[0].codes(self._grid_rows)
         with one_thread():
             self._metrics = self._all_metrics()
             if problem.earlier and max(metric.told for metric in self._metrics) < _LEAST_TOLD:
@@ -229,8 +230,8 @@ class EarlierKnowledge:
 
     def prior(self, rows: Sequence[tuple[Value, ...]]) -> MetaPrior:
         """The prior on some configurations."""
-        codes = self._encoding.codes(rows)
-        smooth = [model.alone(codes) for model in self._smooth]
+        codes = self._encodings[0].codes(rows)
+        smooth = [[model.alone(codes) for model in models] for models in self._smooth]
         metrics = tuple(
             MetricPrior(
                 name=metric.name,
@@ -252,7 +253,13 @@ class EarlierKnowledge:
             weights = np.concatenate([shares, weights])
             followed = np.concatenate([[-1, -1, -1], np.arange(count), followed])
             transferred = np.concatenate([[True, True, False], np.ones(count, bool), transferred])
-        return MetaPrior(metrics=metrics, weights=weights, transferred=transferred, followed=followed)
+        views = len(View)
+        return MetaPrior(
+            metrics=metrics,
+            weights=np.tile(weights / views, views),
+            transferred=np.tile(transferred, views),
+            followed=np.tile(followed, views),
+        )
 
     def _all_metrics(self) -> list[_Metric]:
         before: list[list[TaskData]] = []
@@ -291,62 +298,73 @@ class EarlierKnowledge:
                 without_loaded(data, [metric[task] for metric in before[:-1]], loadings)
                 for task, data in enumerate(standard)
             ]
-        model, told = None, 0.0
+        fits: list[Hyperparameters] = []
         if standard and not (column.name == RAN and all((data.values > 0).all() for data in standard)):
-            hyperparameters = self._hyperparameters(column.name, [data for data in standard if len(data.values)])
-            model, told = HierarchicalModel(self._encoding, self._grid, standard, hyperparameters), hyperparameters.told
+            measured = [data for data in standard if len(data.values)]
+            fits = [self._hyperparameters(column.name, encoding, measured) for encoding in self._encodings]
         return _Metric(
             name=column.name,
             logarithmic=logarithmic,
             centre=centre,
             scale=scale,
             loadings=tuple(loadings.tolist()),
-            model=model,
-            told=told,
+            models=tuple(
+                HierarchicalModel(encoding, self._grid, standard, fit)
+                for encoding, fit in zip(self._encodings, fits, strict=False)
+            ),
+            told=fits[0].told if fits else 0.0,
         )
 
-    def _gaussians(self, metric: _Metric, codes: IntArray, smooth: Sequence[Gaussian]) -> list[Gaussian]:
-        """The hypotheses about a metric; `smooth` are the default beliefs, one per length scale."""
-        tasks, model = self._problem.earlier, metric.model
-        if tasks and model is None:
-            # Nothing ever failed: so it is expected to go on, with a failure taken as news of its neighbourhood.
-            steady = smooth[_LENGTHS.index(1.0)]
-            sure = replace(steady, shift=1.0, spread=_STEADY, level=0.0)
-            return [sure] * (3 + len(tasks) + _FRESH)
-        gaussians: list[Gaussian] = []
-        if model is not None:
-            gaussians += [
-                model.own(codes),
-                model.own(codes, spread=_WIDE),
-                model.alone(codes),
-                *model.following(codes, deviation=self._settings.deviation),
-            ]
+    def _gaussians(self, metric: _Metric, codes: IntArray, smooth: Sequence[Sequence[Gaussian]]) -> list[Gaussian]:
+        """The hypotheses about a metric, view by view; `smooth` are default beliefs, in each view one per length."""
+        tasks = self._problem.earlier
         # A level of its own, known to nobody: the first trial tells it.
         level = 1.0 if tasks or metric.name == RAN else _UNKNOWN_LEVEL
         shift = 1.0 if metric.name == RAN else 0.0
-        return gaussians + [
-            replace(base, shift=shift, spread=spread, level=level) for base in smooth for spread in _SPREADS
-        ]
-
-    @cached_property
-    def _smooth(self) -> list[HierarchicalModel]:
-        """Default beliefs, one per length scale."""
-        default = default_hyperparameters(self._encoding)
-        count = len(self._problem.parameters)
-        found = []
-        for length in _LENGTHS:
-            theta = default.shared.copy()
-            theta[: 2 * count] += math.log(length)
-            found.append(HierarchicalModel(self._encoding, self._grid[:0], (), replace(default, shared=theta)))
+        found: list[Gaussian] = []
+        for at, defaults in enumerate(smooth):
+            if tasks and not metric.models:
+                # Nothing ever failed: so it is expected to go on, with a failure taken as news of its neighbourhood.
+                steady = defaults[_LENGTHS.index(1.0)]
+                sure = replace(steady, shift=1.0, spread=_STEADY, level=0.0)
+                found += [sure] * (3 + len(tasks) + _FRESH)
+                continue
+            if metric.models:
+                model = metric.models[at]
+                found += [
+                    model.own(codes),
+                    model.own(codes, spread=_WIDE),
+                    model.alone(codes),
+                    *model.following(codes, deviation=self._settings.deviation),
+                ]
+            found += [
+                replace(base, shift=shift, spread=spread, level=level) for base in defaults for spread in _SPREADS
+            ]
         return found
 
-    def _hyperparameters(self, name: str, tasks: Sequence[TaskData]) -> Hyperparameters:
-        digest = hashlib.sha256(repr((name, self._encoding.values, self._grid_rows, self._scales)).encode())
+    @cached_property
+    def _smooth(self) -> list[list[HierarchicalModel]]:
+        """Default beliefs, per view one per length scale."""
+        count = len(self._problem.parameters)
+        found = []
+        for encoding in self._encodings:
+            default = default_hyperparameters(encoding)
+            models = []
+            for length in _LENGTHS:
+                theta = default.shared.copy()
+                theta[: 2 * count] += math.log(length)
+                models.append(HierarchicalModel(encoding, self._grid[:0], (), replace(default, shared=theta)))
+            found.append(models)
+        return found
+
+    def _hyperparameters(self, name: str, encoding: GridEncoding, tasks: Sequence[TaskData]) -> Hyperparameters:
+        known = (name, encoding.values, encoding.layout, self._grid_rows, self._scales)
+        digest = hashlib.sha256(repr(known).encode())
         for data in tasks:
             digest.update(data.index.tobytes() + data.values.tobytes())
         key = digest.hexdigest()
         if key not in self._cache:
-            self._cache[key] = fit_hyperparameters(self._encoding, self._grid, tasks)
+            self._cache[key] = fit_hyperparameters(encoding, self._grid, tasks)
         return self._cache[key]
 
     def _read(self, column: _Column, task: EarlierTask) -> tuple[list[int], FloatArray]:

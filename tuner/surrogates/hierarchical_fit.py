@@ -25,9 +25,11 @@ from scipy.linalg import LinAlgError, cholesky, solve_triangular
 from scipy.linalg.lapack import dtrtri
 from scipy.optimize import minimize
 
-from tuner.surrogates.hierarchical_kernel import LATENTS, FloatArray, GridEncoding, IntArray, KernelTables, covariance
+from tuner.surrogates.hierarchical_kernel import FloatArray, GridEncoding, IntArray, KernelTables, covariance
 
 _JITTER = 1e-4
+_TIE = 0.8
+"""Centre of the ties before tanh: two words of which no task knows anything are 0.44 alike."""
 _LEAST_VARIANCE = 1e-12
 """Within tasks, where all values of each are equal."""
 
@@ -53,7 +55,7 @@ class Hyperparameters:
 
     Attributes:
         shared, own: theta of mu and of delta.
-        embedding: of the latent coordinates, shape (LATENTS, size).
+        embedding: of the latent coordinates, shape (L, size).
         level: log standard deviation of a task's level.
         noise: log standard deviation of one measurement.
         told: how much likelier they make the tasks' values than levels and independent errors do, in nats per value:
@@ -70,20 +72,20 @@ class Hyperparameters:
 
 def default_hyperparameters(encoding: GridEncoding) -> Hyperparameters:
     """The centre of the hyperparameters' prior."""
-    count = len(encoding.values)
-    lengths = np.full(2 * count, np.log(0.7))
+    layout = encoding.layout
+    count, words = len(encoding.values), sum(layout.tied)
 
     def theta(amplitude: float) -> FloatArray:
         return np.concatenate(
             [
-                lengths,
-                np.full(2 + count, np.log(amplitude)),
-                np.zeros(LATENTS),
+                np.full(2 * count, np.log(0.7)),
+                np.full(1 + count + (1 if layout.latents else 0), np.log(amplitude)),
+                np.zeros(layout.latents),
+                np.full(2 * words, _TIE),
             ]
         )
 
-    size = sum(basis.shape[1] for basis in encoding.bases)
-    embedding = np.zeros((LATENTS, size))
+    embedding = np.zeros(KernelTables.of(encoding).embedding_shape)
     start = 0
     for at, basis in enumerate(encoding.bases):
         width = basis.shape[1]
@@ -148,11 +150,11 @@ def _pack(hyperparameters: Hyperparameters) -> FloatArray:
 
 
 def _unpack(packed: FloatArray, tables: KernelTables) -> Hyperparameters:
-    size = tables.theta_size
+    size = tables.layout.size
     return Hyperparameters(
         shared=packed[:size],
         own=packed[size : 2 * size],
-        embedding=packed[2 * size : -2].reshape(LATENTS, -1),
+        embedding=packed[2 * size : -2].reshape(tables.embedding_shape),
         level=float(packed[-2]),
         noise=float(packed[-1]),
     )
@@ -204,9 +206,9 @@ class _Objective:
         self._prior_std = prior_std
 
     def __call__(self, packed: FloatArray) -> tuple[float, FloatArray]:
-        size = self._tables.theta_size
+        size = self._tables.layout.size
         theta = torch.tensor(packed, dtype=torch.float64, requires_grad=True)
-        embedding = theta[2 * size : -2].reshape(LATENTS, -1)
+        embedding = theta[2 * size : -2].reshape(self._tables.embedding_shape)
         shared = covariance(theta[:size], embedding, self._tables, self._codes, self._codes)
         own = covariance(theta[size : 2 * size], embedding, self._tables, self._codes, self._codes)
         level, noise = np.exp(2.0 * packed[-2:]).tolist()

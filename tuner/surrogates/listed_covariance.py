@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tuner.surrogates.compiled import compiled
-from tuner.surrogates.hierarchical_kernel import LATENTS, FloatArray, GridEncoding, IntArray
+from tuner.surrogates.hierarchical_kernel import FloatArray, GridEncoding, IntArray
 
 
 class ListedCovariance:
@@ -20,7 +20,7 @@ class ListedCovariance:
 
     Args:
         theta: of the covariance.
-        embedding: of the latent coordinates, shape (LATENTS, size).
+        embedding: of the latent coordinates, shape (L, size).
         encoding: of all configurations that will be asked about.
 
     Attributes:
@@ -28,28 +28,26 @@ class ListedCovariance:
     """
 
     def __init__(self, theta: FloatArray, embedding: FloatArray, encoding: GridEncoding) -> None:
-        count = len(encoding.distances)
-        long, short = np.exp(theta[:count]), np.exp(theta[count : 2 * count])
-        shares = np.exp(2.0 * theta[2 * count + 1 : 3 * count + 1])
-        lengths = np.exp(theta[3 * count + 2 :])
+        parts = encoding.layout.parts(theta)
+        long, short, shares = np.exp(parts.long), np.exp(parts.short), np.exp(2.0 * parts.alone)
         sizes = [len(table) for table in encoding.distances]
         products, sums = [], []
         for at, table in enumerate(encoding.distances):
             varies = len(table) > 1
-            products.append(_matern(table / long[at]) if varies else np.ones_like(table))
-            sums.append(shares[at] * _matern(table / short[at]) if varies else np.zeros_like(table))
-        products[0] = products[0] * (np.exp(2.0 * theta[2 * count]) if max(sizes) > 1 else 0.0)
+            in_product, in_sum = parts.ties[at]
+            products.append(_tied(_matern(table / long[at]), in_product) if varies else np.ones_like(table))
+            sums.append(shares[at] * _tied(_matern(table / short[at]), in_sum) if varies else np.zeros_like(table))
+        products[0] = products[0] * (np.exp(2.0 * parts.product) if max(sizes) > 1 else 0.0)
         self._starts = np.cumsum([0, *sizes])
         self._cells = np.cumsum([0, *(size * size for size in sizes)])
         self._products = np.concatenate([table.ravel() for table in products])
         self._sums = np.concatenate([table.ravel() for table in sums])
-        self._amplitude = float(np.exp(2.0 * theta[3 * count + 1]))
+        self._amplitude = float(np.exp(2.0 * parts.latent).sum())
         places, start = [], 0
         for basis in encoding.bases:
             places.append(embedding[:, start : start + basis.shape[1]] @ basis.T)
             start += basis.shape[1]
-        self._places: FloatArray = np.concatenate(places, axis=1) / lengths[:, None]
-        assert len(self._places) == LATENTS
+        self._places: FloatArray = np.concatenate(places, axis=1) / np.exp(parts.latent_lengths)[:, None]
         self.variance = (
             self._amplitude
             + sum(float(table[0, 0]) for table in sums)
@@ -70,6 +68,14 @@ def _matern(ratio: FloatArray) -> FloatArray:
     return np.asarray((1.0 + scaled + scaled * scaled / 3.0) * np.exp(-scaled))
 
 
+def _tied(correlations: FloatArray, ties: FloatArray) -> FloatArray:
+    """As `hierarchical_kernel._tied`."""
+    if not len(ties):
+        return correlations
+    bonds = np.tanh(ties)
+    return np.asarray(correlations * (np.outer(bonds, bonds) + np.diag(1.0 - bonds**2)))
+
+
 @compiled
 def _rows(codes: Any, starts: Any, cells: Any, table: Any) -> Any:
     """Per value of a parameter, the table's numbers for it and each configuration, shape (values, m)."""
@@ -86,7 +92,7 @@ def _rows(codes: Any, starts: Any, cells: Any, table: Any) -> Any:
 
 @compiled
 def _latent(codes: Any, starts: Any, places: Any) -> Any:
-    """Latent coordinates of configurations, shape (LATENTS, n)."""
+    """Latent coordinates of configurations, shape (L, n)."""
     found = np.zeros((places.shape[0], codes.shape[0]))
     for latent in range(places.shape[0]):
         for i in range(codes.shape[0]):
