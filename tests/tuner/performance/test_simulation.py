@@ -87,11 +87,16 @@ def test_every_request_is_served_once_or_refused(trace: Requests, scheduler: Sch
 
 
 @settings(max_examples=60, deadline=None)
-@given(traces(), schedulers())
-def test_what_can_never_fit_is_all_that_is_refused(trace: Requests, scheduler: Scheduler) -> None:
-    served = simulate(trace, scheduler, tables())
-    needed = -(-(trace.input_tokens + trace.output_tokens) // scheduler.block_size)
-    assert np.array_equal(~np.isfinite(served.finished_s), needed > scheduler.blocks)
+@given(traces(), schedulers(), st.sampled_from([None, 100, 10_000]))
+def test_what_can_never_fit_or_is_too_long_is_all_that_is_refused(
+    trace: Requests, scheduler: Scheduler, longest: int | None
+) -> None:
+    served = simulate(trace, replace(scheduler, max_model_len=longest), tables())
+    tokens = trace.input_tokens + trace.output_tokens
+    refused = (-(-tokens // scheduler.block_size) > scheduler.blocks) | (tokens > (longest or np.inf))
+    assert served.refused == refused.sum()
+    for times in (served.scheduled_s, served.first_token_s, served.finished_s):
+        assert np.array_equal(np.isnan(times), refused)
 
 
 @settings(max_examples=40, deadline=None)
@@ -130,6 +135,13 @@ def test_what_can_never_fit_does_not_keep_the_next_waiting() -> None:
     served = simulate(trace, Scheduler(blocks=20, block_size=16), tables())
     assert served.refused == 1
     assert served.finished_s[2] < 0.1
+
+
+def test_a_client_is_refused_as_it_asks_though_others_wait_before_it() -> None:
+    trace = replace(requests([0.0] * 4, [10, 10, 1000, 10], [100, 100, 1, 1]), clients=3)
+    served = simulate(trace, Scheduler(blocks=20, max_num_seqs=1), tables())
+    assert served.refused == 1
+    assert served.arrival_s[3] == 0.0
 
 
 def test_the_last_to_come_is_thrown_out_when_blocks_run_out() -> None:

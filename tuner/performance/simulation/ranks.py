@@ -170,8 +170,8 @@ def _next_arrival_python(replicas: Any, settings: Any) -> Any:
         if state.head < state.tail and state.active == 0 and state.prefix_known:
             forget_prefix(replica, settings)
             return -np.inf
-        if state.tail < state.due:
-            following = min(following, replica.sequences[state.tail].arrival)
+        if state.arrived < state.due:
+            following = min(following, replica.sequences[state.arrived].arrival)
     return following
 
 
