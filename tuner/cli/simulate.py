@@ -24,7 +24,6 @@ from tuner.cli.performance_inputs import (
 from tuner.errors import ModelError, StorageError, TraceError, UnknownNameError, UsageError, first_ones
 from tuner.performance.batch_file import column_names, open_table
 from tuner.performance.corrections import Engine, shipped
-from tuner.performance.grid import Array
 from tuner.performance.simulation.continuous import Requests, Served, simulate
 from tuner.performance.simulation.engine_settings import read_settings
 from tuner.performance.simulation.step_tables import StepTables
@@ -91,12 +90,12 @@ def run(arguments: argparse.Namespace) -> int:
     engine = Engine.named(arguments.engine or "vllm")
     known = read_settings(settings, graph, hardware)
     step = StepTime(graph, operator_tables(catalogue)[arguments.device], known.shard, known.cache)
-    accepted = accepted_requests(requests, known.max_model_len)
+    accepted = accepted_requests(requests, known.scheduler.max_model_len)
     longest = int((requests.input_tokens + requests.output_tokens)[accepted].max())
     tables = StepTables.of(
         step, shipped().corrections, engine, True, known.scheduler.max_num_batched_tokens, max(longest, 64)
     )
-    served = with_refused(requests, accepted, simulate(only(requests, accepted), known.scheduler, tables))
+    served = simulate(requests, known.scheduler, tables)
     write_requests(arguments.out, requests, served)
     summary = summarize(requests, served)
     if arguments.json:
@@ -171,36 +170,6 @@ def accepted_requests(requests: Requests, max_model_len: int | None) -> Mask:
         raise UsageError(f"{words} Give shorter ones, or a larger --set max_model_len=.")
     print(f"tune: {words} The engine refuses them: they count as refused, and have no times.", file=sys.stderr)
     return accepted
-
-
-def only(requests: Requests, accepted: Mask) -> Requests:
-    """The requests that are accepted."""
-    return Requests(
-        arrival_s=requests.arrival_s[accepted],
-        input_tokens=requests.input_tokens[accepted],
-        output_tokens=requests.output_tokens[accepted],
-    )
-
-
-def with_refused(requests: Requests, accepted: Mask, served: Served) -> Served:
-    """What became of all requests, where `served` knows of those that were accepted."""
-
-    def times(known: Array) -> Array:
-        found = np.full(accepted.size, np.nan)
-        found[accepted] = known
-        return found
-
-    preemptions = np.zeros(accepted.size, np.int64)
-    preemptions[accepted] = served.preemptions
-    return Served(
-        arrival_s=requests.arrival_s,
-        scheduled_s=times(served.scheduled_s),
-        first_token_s=times(served.first_token_s),
-        finished_s=times(served.finished_s),
-        preemptions=preemptions,
-        steps=served.steps,
-        refused=served.refused + int((~accepted).sum()),
-    )
 
 
 def write_requests(path: Path, requests: Requests, served: Served) -> None:

@@ -87,11 +87,16 @@ def test_every_request_is_served_once_or_refused(trace: Requests, scheduler: Sch
 
 
 @settings(max_examples=60, deadline=None)
-@given(traces(), schedulers())
-def test_what_can_never_fit_is_all_that_is_refused(trace: Requests, scheduler: Scheduler) -> None:
-    served = simulate(trace, scheduler, tables())
-    needed = -(-(trace.input_tokens + trace.output_tokens) // scheduler.block_size)
-    assert np.array_equal(~np.isfinite(served.finished_s), needed > scheduler.blocks)
+@given(traces(), schedulers(), st.sampled_from([None, 100, 10_000]))
+def test_what_can_never_fit_or_is_too_long_is_all_that_is_refused(
+    trace: Requests, scheduler: Scheduler, longest: int | None
+) -> None:
+    served = simulate(trace, replace(scheduler, max_model_len=longest), tables())
+    tokens = trace.input_tokens + trace.output_tokens
+    refused = (-(-tokens // scheduler.block_size) > scheduler.blocks) | (tokens > (longest or np.inf))
+    assert served.refused == refused.sum()
+    for times in (served.scheduled_s, served.first_token_s, served.finished_s):
+        assert np.array_equal(np.isnan(times), refused)
 
 
 @settings(max_examples=40, deadline=None)
@@ -130,6 +135,13 @@ def test_what_can_never_fit_does_not_keep_the_next_waiting() -> None:
     served = simulate(trace, Scheduler(blocks=20, block_size=16), tables())
     assert served.refused == 1
     assert served.finished_s[2] < 0.1
+
+
+def test_a_client_is_refused_as_it_asks_though_others_wait_before_it() -> None:
+    trace = replace(requests([0.0] * 4, [10, 10, 1000, 10], [100, 100, 1, 1]), clients=3)
+    served = simulate(trace, Scheduler(blocks=20, max_num_seqs=1), tables())
+    assert served.refused == 1
+    assert served.arrival_s[3] == 0.0
 
 
 def test_the_last_to_come_is_thrown_out_when_blocks_run_out() -> None:
@@ -232,7 +244,15 @@ def test_whole_prompts_hold_up_decoding_when_they_go_first() -> None:
     assert first.first_token_s[1] < both.first_token_s[1]
 
 
-NOTHING = Together(tokens=np.array([1.0, 100_000.0]), seconds=np.zeros(2))
+def together(experts_s: float = 0.0, exchange_s: float = 0.0, captured: tuple[int, ...] = ()) -> Together:
+    """Seconds for every token."""
+    tokens = np.array([0.0, 10_000.0])
+    return Together(
+        tokens=tokens, experts_s=experts_s * tokens, exchange_s=exchange_s * tokens, captured=np.array(captured, int)
+    )
+
+
+NOTHING = together()
 
 
 @settings(max_examples=80, deadline=None)
@@ -257,28 +277,44 @@ def test_ranks_in_step_serve_every_request_once_or_refuse_it(trace: Requests, sc
     assert np.all(served.finished_s[done] >= served.first_token_s[done])
 
 
-def test_a_step_of_ranks_lasts_as_long_as_the_slowest_and_their_exchange() -> None:
+def test_a_step_of_ranks_lasts_as_long_as_the_slowest_and_what_they_do_together() -> None:
     trace = requests([0.0, 0.0], [100, 1000], [2, 2])
-    exchange = Together(tokens=np.array([1.0, 10_000.0]), seconds=np.array([0.5, 0.5]))
-    served = simulate_ranks(trace, 2, Scheduler(blocks=1000), tables(), exchange)
-    # the first step: 10 ms + 1,000 x 0.1 ms on the second rank, for both; then one token each
-    assert served.first_token_s.tolist() == pytest.approx([0.610, 0.610])
-    assert served.finished_s.tolist() == pytest.approx([0.610 + 0.5101] * 2)
+    served = simulate_ranks(trace, 2, Scheduler(blocks=1000), tables(), together(experts_s=0.001))
+    # the first step: 10 ms + 1,000 x 0.1 ms on the second rank, for both, and 1,100 tokens of both; then one token each
+    assert served.first_token_s.tolist() == pytest.approx([0.110 + 1.100] * 2)
+    assert served.finished_s.tolist() == pytest.approx([1.210 + 0.0101 + 0.002] * 2)
+
+
+def test_an_exchange_lasts_as_if_every_rank_sent_as_much_as_the_largest() -> None:
+    trace = requests([0.0, 0.0], [100, 1000], [1, 1])
+    served = simulate_ranks(trace, 2, Scheduler(blocks=1000), tables(), together(exchange_s=0.001))
+    assert served.first_token_s.tolist() == pytest.approx([0.110 + 2.000] * 2)
 
 
 def test_an_idle_rank_takes_part_with_a_token_of_no_use() -> None:
-    exchange = Together(tokens=np.array([1.0, 1001.0]), seconds=np.array([0.0, 1.0]))
-    served = simulate_ranks(requests([0.0], [100], [1]), 2, Scheduler(blocks=100), tables(), exchange)
-    alone = simulate_ranks(requests([0.0, 9.0], [100, 1], [1, 1]), 2, Scheduler(blocks=100), tables(), exchange)
-    assert served.first_token_s[0] == pytest.approx(0.010 + 100 * 0.0001 + 0.099)
-    assert alone.first_token_s[0] == pytest.approx(served.first_token_s[0] + 0.001)
+    served = simulate_ranks(requests([0.0], [100], [1]), 2, Scheduler(blocks=100), tables(), together(experts_s=0.001))
+    assert served.first_token_s[0] == pytest.approx(0.010 + 100 * 0.0001 + 0.101)
 
 
 def test_steps_of_ranks_are_padded_to_what_was_captured() -> None:
-    exchange = Together(tokens=np.array([0.0, 1000.0]), seconds=np.array([0.0, 1.0]), captured=np.array([8, 64, 128]))
-    for tokens, exchanged in (([100, 5], 2 * 128), ([60, 1], 2 * 64), ([200, 5], 205)):
-        served = simulate_ranks(requests([0.0, 0.0], tokens, [1, 1]), 2, Scheduler(blocks=100), tables(), exchange)
-        assert served.first_token_s[0] == pytest.approx(0.010 + 0.0001 * max(tokens) + 0.001 * exchanged)
+    for tokens, of_both in (([100, 5], 2 * 128), ([60, 1], 2 * 64), ([200, 5], 200 + 8)):
+        padded = together(experts_s=0.001, captured=(8, 64, 128))
+        served = simulate_ranks(requests([0.0, 0.0], tokens, [1, 1]), 2, Scheduler(blocks=100), tables(), padded)
+        assert served.first_token_s[0] == pytest.approx(0.010 + 0.0001 * max(tokens) + 0.001 * of_both)
+
+
+def test_a_request_goes_to_the_rank_with_the_least_to_do() -> None:
+    # One place a rank: the first answer is long, and in turn every other request would wait for its end.
+    trace = requests([0.0, 1.0, 2.0, 3.0, 4.0], [10] * 5, [900, 5, 5, 5, 5])
+    served = simulate_ranks(trace, 2, Scheduler(blocks=1000, max_num_seqs=1), tables(), NOTHING)
+    assert np.all(served.scheduled_s - served.arrival_s < 0.025)
+    assert served.finished_s[0] > served.finished_s[4]
+
+
+def test_requests_sent_before_the_ranks_are_counted_again_are_shared_out() -> None:
+    trace = requests([0.0, 0.0, 0.0, 0.0], [10] * 4, [5] * 4)
+    served = simulate_ranks(trace, 2, Scheduler(blocks=1000, max_num_seqs=2), tables(), NOTHING)
+    assert served.scheduled_s.tolist() == [0.0] * 4
 
 
 def test_ranks_in_step_serve_no_closed_loop() -> None:

@@ -73,6 +73,8 @@ class Scheduler:
     Attributes:
         max_num_seqs, max_num_batched_tokens: places, and tokens of one step.
         blocks, block_size: of the cache; tokens per block.
+        max_model_len: most tokens of a prompt and its answer; what is longer, or than the cache, is refused as it
+            arrives. `None` where the cache alone limits them.
         prefix_caching: whether free blocks keep what they hold until they are taken, so that a sequence thrown out
             finds what is left of its own (V1 only).
         shared_prefix_tokens: leading tokens that all prompts share and the cache keeps (V1 only).
@@ -86,6 +88,7 @@ class Scheduler:
     max_num_batched_tokens: int = 2048
     blocks: int
     block_size: int = 16
+    max_model_len: int | None = None
     prefix_caching: bool = False
     shared_prefix_tokens: int = 0
     prefill_first: bool = False
@@ -94,9 +97,10 @@ class Scheduler:
     watermark: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("max_num_seqs", "max_num_batched_tokens", "blocks", "block_size"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}. Write 1 or more.")
+        for name in ("max_num_seqs", "max_num_batched_tokens", "blocks", "block_size", "max_model_len"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"{name} is {value}. Write 1 or more.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +112,7 @@ class Served:
         scheduled_s, first_token_s, finished_s: per request, on the clock of the arrivals.
         preemptions: how often each was thrown out.
         steps: of the engine.
-        refused: requests too long for the cache, or for the engine (`max_model_len`), where that is known.
+        refused: requests too long for the cache or for `max_model_len`.
     """
 
     arrival_s: Array
@@ -136,13 +140,15 @@ def simulate(requests: Requests, scheduler: Scheduler, tables: StepTables) -> Se
 
 def settings_of(scheduler: Scheduler, requests: Requests) -> Settings:
     """The scheduler as compiled code takes it."""
-    size = scheduler.block_size
+    size, watermark = scheduler.block_size, int(scheduler.watermark * scheduler.blocks)
+    room = (scheduler.blocks - watermark) * size
     return Settings(
         places=scheduler.max_num_seqs,
         budget=scheduler.max_num_batched_tokens,
+        longest=room if scheduler.max_model_len is None else min(scheduler.max_model_len, room),
         blocks=scheduler.blocks,
         size=size,
-        watermark=int(scheduler.watermark * scheduler.blocks),
+        watermark=watermark,
         caching=scheduler.prefix_caching and not scheduler.prefill_first,
         prefix=0 if scheduler.prefill_first else scheduler.shared_prefix_tokens // size * size,
         prefill_first=scheduler.prefill_first,
@@ -188,19 +194,19 @@ def _run_python(arrival: Any, inputs: Any, outputs: Any, clients: Any, settings:
     now, begun = arrival[0], np.inf
     while state.done < sequences.shape[0]:
         until = planned_by(state.active, now, begun, costs.overlapped)
-        if state.head < state.tail or (state.tail < state.due and sequences[state.tail].arrival <= until):
+        if state.head < state.tail or (state.arrived < state.due and sequences[state.arrived].arrival <= until):
             receive(replica, settings, until)
         if state.active == 0 and state.head == state.tail:
             if state.done < sequences.shape[0]:
-                now = max(now, sequences[state.tail].arrival)
+                now = max(now, sequences[state.arrived].arrival)
             continue
         plan_step(replica, settings, now)
         total, gpu = step_cost(replica, costs)
         if total == 0:
             if state.active == 0 and state.prefix_known:
                 forget_prefix(replica, settings)
-            elif state.tail < state.due:
-                now, begun = max(now, sequences[state.tail].arrival), np.inf
+            elif state.arrived < state.due:
+                now, begun = max(now, sequences[state.arrived].arrival), np.inf
             else:
                 break
             continue

@@ -42,14 +42,12 @@ class EngineSettings:
     Attributes:
         shard: how the model is cut.
         cache: how keys and values are kept.
-        scheduler: places, budget and blocks.
-        max_model_len: most tokens of a prompt and its answer together; `None` where nothing limits them.
+        scheduler: places, budget, blocks and the longest request.
     """
 
     shard: Shard
     cache: NumberFormat
     scheduler: Scheduler
-    max_model_len: int | None
 
 
 def read_settings(values: Mapping[str, str], graph: ModelGraph, hardware: Hardware) -> EngineSettings:
@@ -91,10 +89,10 @@ def read_settings(values: Mapping[str, str], graph: ModelGraph, hardware: Hardwa
             max_num_batched_tokens=tokens,
             blocks=blocks,
             block_size=block,
+            max_model_len=length if limited else None,
             prefix_caching=caching,
             shared_prefix_tokens=_whole(values, "shared_prefix_tokens", 0) if caching else 0,
         ),
-        max_model_len=length if limited else None,
     )
 
 

@@ -33,11 +33,14 @@ of prompt and answer; tokens in the cache, and generated; blocks of its own, and
 step at hand; how often it was thrown out."""
 
 _STATE: Final = np.dtype(
-    [(name, np.int64) for name in ("due", "head", "tail", "active", "done", "refused", "steps", "free", "prefix_known")]
+    [
+        (name, np.int64)
+        for name in ("due", "arrived", "head", "tail", "active", "done", "refused", "steps", "free", "prefix_known")
+    ]
 )
-"""Counts of a replica: requests whose arrival is set (in a closed loop each answer sets one more); where its queue
-begins and ends; sequences that run; requests that are done, those refused among them; steps; free blocks; and 1 where
-the cache keeps the leading blocks of a first prompt."""
+"""Counts of a replica: requests whose arrival is set (in a closed loop each answer sets one more), and those of them
+that have arrived; where its queue begins and ends; sequences that run; requests that are done, those refused among
+them; steps; free blocks; and 1 where the cache keeps the leading blocks of a first prompt."""
 
 
 class Settings(NamedTuple):
@@ -45,6 +48,7 @@ class Settings(NamedTuple):
 
     Attributes:
         places, budget: sequences at a time, and tokens of one step.
+        longest: tokens of a prompt and its answer that are not refused.
         blocks, size, watermark: of the cache, in blocks, and tokens per block.
         caching, prefix: whether free blocks keep what they hold, and tokens that all prompts share (0 for none).
         prefill_first, padded, reserve: see there.
@@ -53,6 +57,7 @@ class Settings(NamedTuple):
 
     places: Any
     budget: Any
+    longest: Any
     blocks: Any
     size: Any
     watermark: Any
@@ -143,18 +148,17 @@ def _planned_by_python(active: Any, now: Any, begun: Any, overlapped: Any) -> An
 
 
 def _receive_python(replica: Any, settings: Any, now: Any) -> None:
-    """Queues what has arrived, and refuses what can never fit rather than let it wait."""
-    state, sequences, queue = replica.state[0], replica.sequences, replica.queue
-    while state.tail < state.due and sequences[state.tail].arrival <= now:
-        queue[state.tail] = state.tail
-        state.tail += 1
-    while state.head < state.tail:
-        one = sequences[queue[state.head]]
-        if (one.inputs + one.outputs + settings.size - 1) // settings.size <= settings.blocks - settings.watermark:
-            break
-        state.head += 1
-        state.refused += 1
-        _end(replica, settings, now)
+    """Queues what has arrived, and refuses what can never fit."""
+    state, sequences = replica.state[0], replica.sequences
+    while state.arrived < state.due and sequences[state.arrived].arrival <= now:
+        one = sequences[state.arrived]
+        if one.inputs + one.outputs > settings.longest:
+            state.refused += 1
+            _end(replica, settings, one.arrival)
+        else:
+            replica.queue[state.tail] = state.arrived
+            state.tail += 1
+        state.arrived += 1
 
 
 def _finish_python(replica: Any, settings: Any, r: Any, now: Any) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from tuner.performance.simulation.compiled import compiled
 from tuner.performance.simulation.free_list import take
 from tuner.performance.simulation.lookup import decode_attention, line, plane, with_host
-from tuner.performance.simulation.replica import finish, planned_by, receive
+from tuner.performance.simulation.replica import finish, planned_by
 
 
 def _step_cost_python(replica: Any, costs: Any) -> Any:
@@ -101,8 +101,6 @@ def _decode_on_python(replica: Any, settings: Any, costs: Any, now: Any, begun: 
     which says how many ask for a block.
     """
     state, sequences, residues, listed = replica.state[0], replica.sequences, replica.residues, replica.listed
-    # What could never fit must not seem to wait.
-    receive(replica, settings, planned_by(state.active, now, begun, costs.overlapped))
     remaining = _steps_of_decoding(replica, settings, now)
     if remaining == 0:
         return now, begun
@@ -115,8 +113,8 @@ def _decode_on_python(replica: Any, settings: Any, costs: Any, now: Any, begun: 
         longest = max(longest, known + 1)
         residues[known % size] += 1
     # What ends the stretch early: a request that arrives and finds a place.
-    expected = state.head == state.tail and active < settings.places and state.tail < state.due
-    interrupted = sequences[state.tail].arrival if expected else np.inf
+    expected = state.head == state.tail and active < settings.places and state.arrived < state.due
+    interrupted = sequences[state.arrived].arrival if expected else np.inf
     base = line(costs.tokens[0], costs.tokens[1], float(active))
     base += line(costs.sequences[0], costs.sequences[1], float(active))
     free, taken = state.free, 0
