@@ -47,9 +47,9 @@ def real(folder: Path) -> None:
             print(f"{hardware} {model}: experts' operator profile has no dense part, skipped")
             continue
         ranks = settings["data_parallel_size"]
-        rows = rows.assign(asked_s=rows.queued_s if ranks == 1 else sent_s(rows)).sort_values("asked_s")
+        rows = rows.assign(sent_s=sent_s(rows)).sort_values("sent_s")
         requests = Requests(
-            arrival_s=rows.asked_s.to_numpy(float),
+            arrival_s=rows.sent_s.to_numpy(float),
             input_tokens=rows.input_tokens.to_numpy(np.int64),
             output_tokens=rows.output_tokens.to_numpy(np.int64),
         )
@@ -70,7 +70,7 @@ def real(folder: Path) -> None:
             requests,
             served.first_token_s,
             served.finished_s,
-            (rows.first_token_s - rows.asked_s).to_numpy(float),
+            (rows.first_token_s - rows.sent_s).to_numpy(float),
             ((rows.last_token_s - rows.first_token_s) / (rows.output_tokens - 1)).to_numpy(float),
             float(rows.last_token_s.max()),
         )
@@ -79,9 +79,9 @@ def real(folder: Path) -> None:
 def sent_s(rows: pd.DataFrame) -> pd.Series:
     """When the client sent each request, on the engine's clock; it is then that a rank is chosen.
 
-    The engine notes a request between two of its steps, which the simulated ones are not. Where requests wait for many
-    steps, as in the runs of one rank, that is the same. Each clock starts at its first request; as none is noted before
-    it is sent, the least lead of the notes is taken for the difference of the clocks.
+    The engine notes a request (`queued_s`) between two of its steps, and simulated steps end at other times. Each clock
+    starts at its first request; as none is noted before it is sent, the least lead of the notes is taken for the
+    difference of the clocks.
     """
     return rows.arrival_s + (rows.queued_s - rows.arrival_s).min()
 
