@@ -50,12 +50,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", type=Path, nargs="*")
     parser.add_argument("--layers", type=int, default=16, help="at most: fewer than a large model has")
-    parser.add_argument("--profiles", type=Path, required=True)
+    parser.add_argument("--profiles", type=Path, required=True, nargs="+")
     parser.add_argument("--rows", type=Path, default=Path("passes.jsonl"))
     parser.add_argument("--measured", action="store_true")
     parser.add_argument("--operators", action="store_true")
     arguments = parser.parse_args()
-    profiles = profiled_tables(catalogue(), arguments.profiles)
+    profiles: dict[str, list[Path]] = defaultdict(list)
+    for place in arguments.profiles:
+        for name, folders in profiled_tables(catalogue(), place).items():
+            profiles[name] += folders
     for model in arguments.models:
         with tempfile.TemporaryDirectory() as folder:
             config = cut(model, arguments.layers, Path(folder))

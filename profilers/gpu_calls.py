@@ -26,6 +26,12 @@ _BACKENDS: Final = {
     "torch_cudnn": SDPBackend.CUDNN_ATTENTION,
     "torch_efficient": SDPBackend.EFFICIENT_ATTENTION,
 }
+_CONVOLUTIONS: Final = {
+    1: (functional.conv1d, None),
+    2: (functional.conv2d, torch.channels_last),
+    3: (functional.conv3d, torch.channels_last_3d),
+}
+"""By dimensions, with the layout that keeps the channels of a place together, where torch has one."""
 
 Call = Callable[[], object]
 
@@ -44,6 +50,8 @@ def gpu_calls(probe: Probe, device: str) -> tuple[dict[str, Call], int]:
         return _decode(probe, device)
     if probe.kind == ProbeKind.EXPERTS.value:
         return {"torch_grouped_mm": _experts(probe, device)}, 1
+    if probe.kind == ProbeKind.CONVOLUTION.value:
+        return _convolution(probe, device)
     call, runs = torch_call(probe, device)
     return {"torch": call}, runs
 
@@ -143,6 +151,36 @@ def _with_backends(runs: int, attend: Callable[[int], object]) -> dict[str, Call
         return call
 
     return {name: on(backend) for name, backend in _BACKENDS.items()}
+
+
+def _convolution(probe: Probe, device: str) -> tuple[dict[str, Call], int]:
+    """With the channels of a place beside each other, and far apart; without a bias, which engines add on the way.
+
+    As in engines, cuDNN tries its kernels on the shape and takes the fastest.
+    """
+    found = probe.convolution()
+    runs, copies = _runs(probe, 2.0 * found.parameters)
+    convolve, together = _CONVOLUTIONS[len(found.size)]
+    padding = [(each + 1) // 2 for each in found.padding]  # torch pads both sides alike
+
+    def laid_out(layout: torch.memory_format) -> Call:
+        images = _random(device, probe.rows, probe.inner, *found.size).contiguous(memory_format=layout)
+        shape = (probe.width, probe.inner // found.groups, *found.kernel)
+        weights = [_random(device, *shape).contiguous(memory_format=layout) for _ in range(copies)]
+
+        def run(place: int) -> torch.Tensor:
+            return convolve(images, weights[place % copies], None, found.stride, padding, found.dilation, found.groups)
+
+        def call() -> None:
+            with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=True):
+                _each(runs, run)
+
+        return call
+
+    calls = {"torch_contiguous": laid_out(torch.contiguous_format)}
+    if together is not None:
+        calls["torch_channels_last"] = laid_out(together)
+    return calls, runs
 
 
 def _experts(probe: Probe, device: str) -> Call:

@@ -88,7 +88,7 @@ def _products(operator: MatMul, shard: Shard) -> Iterator[tuple[int, Probe]]:
         return
     outputs, inputs = operator.shape(shard)
     for level, rows in _graded("rows"):
-        if operator.rows is Rows.TOKEN or rows <= _MOST_SEQUENCES:
+        if operator.rows is Rows.TOKEN or rows <= _MOST_SEQUENCES * operator.rows_each:
             yield level, Probe(ProbeKind.MATMUL.value, rows, outputs, inputs, format=format.value)
 
 

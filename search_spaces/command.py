@@ -9,6 +9,7 @@ from typing import ClassVar, Final
 
 from search_spaces.command_options import CommandOptions, TensorSection
 from search_spaces.command_rule import Comparison
+from search_spaces.command_script import serve_script
 from search_spaces.command_server import CPUS, GPUS, MODEL, CommandServer
 from search_spaces.command_template import written
 from search_spaces.huggingface import find_model, read_model
@@ -33,6 +34,7 @@ from tuner.workload import TemplateShapes, TensorShapes, TokenShapes
 
 _PLAIN: Final = frozenset(Metric) - TOKEN_METRICS
 _MODEL_TARGET: Final = "/model"
+_SCRIPT: Final = "script"
 
 
 class CommandSpace:
@@ -45,7 +47,7 @@ class CommandSpace:
         OptionsError: options that are unknown, wrong or contradict one another, all of them.
     """
 
-    formats: ClassVar[tuple[str, ...]] = ()
+    formats: ClassVar[tuple[str, ...]] = (_SCRIPT,)
 
     def __init__(self, options: Mapping[str, object]) -> None:
         self._server = CommandServer.of(options)
@@ -105,7 +107,9 @@ class CommandSpace:
         entrypoint = self._server.entrypoint
         in_container = target is Target.CONTAINER
         if in_container and options.image is None:
-            raise UnavailableError("The command engine has no image to start in. Write image:, or runner: process.")
+            raise UnavailableError(
+                "The command engine has no image to start in. Write image:, or runner: process and --format script."
+            )
         if not in_container:
             argv = _program(argv)
         return LaunchSpec(
@@ -131,12 +135,16 @@ class CommandSpace:
         )
 
     def export(self, task: ServingTask, config: Config, form: str) -> Mapping[str, str]:
-        """Nothing beside what every engine gets.
+        """`serve.sh`: a script that starts the configuration as a process of this machine.
 
         Raises:
-            UnknownNameError: always.
+            UnknownNameError: any other format.
+            ModelError, UnavailableError: as `launch`.
         """
-        raise UnknownNameError("export format of command", form, self.formats)
+        if form != _SCRIPT:
+            raise UnknownNameError("export format of command", form, self.formats)
+        says = [f"{name}={written(value)}" for name, value in config.values.items()]
+        return {"serve.sh": serve_script(self.launch(task, config, Target.PROCESS), says)}
 
     def _values(self, task: ServingTask, config: Config) -> dict[str, str]:
         """What placeholders stand for; an inactive parameter is written as its default."""

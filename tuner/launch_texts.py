@@ -38,7 +38,13 @@ def literal(text: str) -> str:
 
 
 def launch_texts(
-    spec: LaunchSpec, *, host: str, port: int, scratch: str, mounts: Mapping[str, str], forwarded: Mapping[str, str]
+    spec: LaunchSpec,
+    *,
+    host: str,
+    port: int | str,
+    scratch: str,
+    mounts: Mapping[str, str],
+    forwarded: Mapping[str, str],
 ) -> LaunchTexts:
     """Fills in the placeholders of `spec`.
 

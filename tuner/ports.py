@@ -61,7 +61,7 @@ class SearchSpace(Protocol):
     Constructed as `cls(options)`, options being the study file's `engine` entries beside its name.
 
     Attributes:
-        formats: what `export` writes beside what every engine gets (`triton`, `vllm-args`).
+        formats: what `export` writes beside what every engine gets (`triton`, `vllm-args`, `script`).
     """
 
     formats: ClassVar[tuple[str, ...]]

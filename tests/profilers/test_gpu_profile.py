@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 from pathlib import Path
@@ -20,11 +21,12 @@ from profilers.timing import Timing
 from search_spaces.device_catalogue import catalogue
 from tuner.errors import UnavailableError
 from tuner.model_graph import ModelGraph
-from tuner.operators import AllReduce
+from tuner.operators import AllReduce, MatMul
 from tuner.performance.operator_table import OperatorTable
+from tuner.performance.roofline import FLOOR_S
 from tuner.performance.step_time import StepLoads, StepTime
 from tuner.performance.table_choice import profiled_tables, tables_for
-from tuner.step import NumberFormat, Shard
+from tuner.step import NumberFormat, Rows, Shard
 from tuner.traced_operators import Convolution
 
 torch = pytest.importorskip("torch")
@@ -103,8 +105,10 @@ def test_formats_that_torch_does_not_multiply_are_named(tmp_path: Path) -> None:
         Probe("experts", 8, 32, 16, detail=json.dumps({"experts": 4, "chosen": 2, "tensor": 1, "groups": 1})),
         Probe("experts", 8, 32, 16, detail=json.dumps({"experts": 4, "chosen": 2, "tensor": 2, "groups": 2})),
         Probe("convolution", 2, 4, 6, detail=json.dumps(SHAPE)),
+        Probe("convolution", 2, 4, 6, detail=json.dumps({**{name: [3] for name in SHAPE}, "groups": 2})),
+        Probe("convolution", 2, 4, 6, detail=json.dumps({**{name: [3] * 3 for name in SHAPE}, "groups": 1})),
     ],
-    ids=lambda probe: f"{probe.kind}-{probe.kv_heads}-{probe.window}",
+    ids=lambda probe: f"{probe.kind}-{probe.kv_heads}-{probe.window}-{probe.detail[:12]}",
 )
 def test_some_kernel_computes_it(probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a CPU, where the first run of each call shows that its shapes fit."""
@@ -119,6 +123,32 @@ def test_some_kernel_computes_it(probe: Probe, monkeypatch: pytest.MonkeyPatch) 
             continue
         done += 1
     assert done
+
+
+def test_convolutions_are_tried_in_both_layouts_without_their_bias(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[bool, bool]] = []
+
+    def convolve(images: torch.Tensor, weight: torch.Tensor, bias: object, *_: object) -> torch.Tensor:
+        seen.append((images.is_contiguous(memory_format=torch.channels_last), bias is None))
+        return images
+
+    monkeypatch.setattr("profilers.gpu_calls._CONVOLUTIONS", {2: (convolve, torch.channels_last)})
+    calls, runs = gpu_calls(Probe("convolution", 2, 4, 6, detail=json.dumps(SHAPE)), "cpu")
+    for name, call in calls.items():
+        seen.clear()
+        call()
+        assert seen == [(name == "torch_channels_last", True)] * runs
+
+
+def test_products_over_all_places_of_a_sequence_are_timed_for_many_sequences() -> None:
+    """As a vision transformer read off a graph has them: 197 rows for each image."""
+    product = MatMul(name="up", count=1, outputs=64, inputs=32, rows=Rows.SEQUENCE, rows_each=197)
+    last = MatMul(name="classes", count=1, outputs=10, inputs=32, rows=Rows.SEQUENCE)
+    graph = ModelGraph(
+        name="vision", family="onnx", operators=(product, last), layers=1, hidden=32, max_context=None, generates=False
+    )
+    rows = {width: max(p.rows for p in gpu_probes(graph, 128, MEMORY) if p.width == width) for width in (64, 10)}
+    assert rows == {64: 8192, 10: 512}
 
 
 @pytest.mark.parametrize("config", [LLAMA, MIXTRAL, BERT], ids=["dense", "experts", "encoder"])
@@ -201,6 +231,34 @@ def test_two_models_profiled_on_one_gpu_are_both_known(tmp_path: Path) -> None:
     plain = tables_for(catalogue(), shipped_tables())["h100_sxm"]
     for width in (256, 512):  # of the output layer, which no shipped table holds
         assert table.matmul_s(NumberFormat.BF16, 1000, width, 64) != plain.matmul_s(NumberFormat.BF16, 1000, width, 64)
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_convolutions_that_nobody_timed_take_half_as_long_again_as_their_roofline(kernel: int) -> None:
+    """As all operators do; in single precision, which servers convert on loading, as long as in 16 bits."""
+    single = Convolution(
+        name="c", count=1, channels_in=64, channels_out=64, size=(56, 56), kernel=(kernel, kernel), stride=(1, 1),
+        padding=(kernel - 1, kernel - 1), dilation=(1, 1), format=NumberFormat.FP32, activation_bytes=4,
+    )  # fmt: skip
+    half = dataclasses.replace(single, format=NumberFormat.BF16, activation_bytes=2)
+    device = catalogue()["h100_sxm"]
+    table = OperatorTable(device, shipped_tables() / "h100_sxm")
+    images = np.array([1.0, 64.0])
+    compute = images * single.flops_each / device.peak_flops_per_s(NumberFormat.BF16)
+    moved = (images * 56 * 56 * 128 + single.parameters) * 2.0 / device.bandwidth_bytes_per_s
+    for each in (single, half):
+        np.testing.assert_allclose(table.convolution_s(each, images), 1.5 * (np.maximum(compute, moved) + FLOOR_S))
+    assert not table.holds(single)
+
+
+def test_the_profile_that_comes_along_knows_a_convolutional_network() -> None:
+    tables = tables_for(catalogue(), shipped_tables())
+    stem = Convolution(
+        name="stem", count=1, channels_in=3, channels_out=64, size=(224, 224), kernel=(7, 7), stride=(2, 2),
+        padding=(6, 6), dilation=(1, 1),
+    )  # fmt: skip
+    assert tables["h100_sxm"].holds(stem)
+    assert not tables["a100_sxm"].holds(stem)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -26,7 +26,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--format",
         default="json",
         metavar="FORMAT",
-        help="json, yaml, env, compose, or the engine's own: triton, vllm-args (default: json)",
+        help="json, yaml, env, compose, or the engine's own: triton, vllm-args, script (default: json)",
     )
     parser.add_argument("--output", type=Path, metavar="PATH", help="file or folder; a single file else goes to stdout")
     parser.add_argument("--trial", type=int, metavar="N", help="the configuration of this trial instead of the best")

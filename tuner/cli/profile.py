@@ -22,12 +22,13 @@ from tuner.operators import Experts, MatMul, Operator
 from tuner.performance.host_table import profile_folder
 from tuner.performance.step_time import StepLoads, StepTime
 from tuner.step import NumberFormat, OperatorKind, Shard, StepLoad
+from tuner.traced_operators import Convolution
 from tuner.units import format_bytes, format_seconds
 
 _IN_TABLES: Final = frozenset(
     {OperatorKind.MATMUL, OperatorKind.ATTENTION, OperatorKind.EXPERTS, OperatorKind.COLLECTIVE}
 )
-"""Kinds that operator tables hold; the rest is bounded by the device's rates."""
+"""Kinds that operator tables hold, beside profiled convolutions; the rest is bounded by the device's rates."""
 
 
 class _OperatorProfiler(Protocol):
@@ -183,10 +184,16 @@ def _looked_up(arguments: argparse.Namespace, graph: ModelGraph, device: str) ->
     shard = Shard.tensor_parallel(arguments.tensor_parallel)
     graph.check(shard)
     _say_unpacked(graph, catalogue[device])
-    step = StepTime(graph, operator_tables(catalogue, arguments.out)[device], shard)
+    table = operator_tables(catalogue, arguments.out)[device]
+    step = StepTime(graph, table, shard)
     batch, tokens = np.array([float(arguments.batch)]), np.array([float(arguments.tokens)])
     loads = StepLoads.decode(batch, tokens) if arguments.decode else StepLoads.prefill(batch, tokens)
-    return lambda operator: (float(step.operator_s(operator, loads)[1][0]), operator.kind in _IN_TABLES)
+
+    def times(operator: Operator) -> tuple[float, bool]:
+        held = table.holds(operator) if isinstance(operator, Convolution) else operator.kind in _IN_TABLES
+        return float(step.operator_s(operator, loads)[1][0]), held
+
+    return times
 
 
 def _say_unpacked(graph: ModelGraph, hardware: Hardware) -> None:

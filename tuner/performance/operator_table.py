@@ -31,7 +31,7 @@ from tuner.performance.ratio_grids import (
     ratio_grid,
 )
 from tuner.performance.table_file import ALL_REDUCE, DECODE, ENCODER, PREFILL, Columns, read_table
-from tuner.step import NumberFormat, Shard
+from tuner.step import NumberFormat
 from tuner.traced_operators import Convolution
 
 _GEMM: Final = {
@@ -272,15 +272,15 @@ class OperatorTable:
         return roofline.experts_s(self.hardware, stored, *wanted, tokens) * np.exp(grid(tokens))
 
     def convolution_s(self, operator: Convolution, sequences: ArrayLike) -> Array:
-        """Of one run over `sequences`: as timed on the device, else half of its peak or the whole bandwidth."""
+        """Of one run over `sequences`."""
         count = np.asarray(sequences, dtype=np.float64)
         profiled = self._own.convolution(operator)
-        if profiled is not None:
-            bound = convolution_bound_s(self.hardware, operator, count)
-            return bound * np.exp(profiled(count * operator.rows_each))
-        compute = count * operator.flops_each / (0.5 * self.hardware.peak_flops_per_s(NumberFormat.BF16))
-        moved = count * operator.bytes_each + operator.weight_bytes(Shard()) / operator.count
-        return np.maximum(compute, moved / self.hardware.bandwidth_bytes_per_s)
+        ratio = _DEFAULT_RATIO if profiled is None else np.exp(profiled(count * operator.rows_each))
+        return convolution_bound_s(self.hardware, operator, count) * ratio
+
+    def holds(self, operator: Convolution) -> bool:
+        """Whether the convolution was timed on the device, at any number of inputs."""
+        return self._own.convolution(operator) is not None
 
     def all_to_all_s(self, devices: int, message_bytes: ArrayLike) -> Array:
         """Of `message_bytes` that each of `devices` GPUs sends to the others, as experts take and return tokens."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
@@ -25,6 +26,9 @@ from tuner.performance.ratio_grids import (
 from tuner.performance.table_file import ALL_REDUCE, CONVOLUTION, Columns, read_table
 from tuner.step import NumberFormat, Shard
 from tuner.traced_operators import Convolution
+
+_HALF: Final = 2.0
+"""Bytes of a value in 16 bits."""
 
 
 class ProfiledTable:
@@ -122,6 +126,7 @@ class ProfiledTable:
 
 
 def convolution_bound_s(hardware: Hardware, operator: Convolution, sequences: Array) -> Array:
-    """Roofline of one run over `sequences`, weights read once."""
-    moved = sequences * operator.bytes_each + operator.weight_bytes(Shard()) / operator.count
-    return roofline.bound_s(hardware, sequences * operator.flops_each, moved, NumberFormat.BF16)
+    """Roofline of one run over `sequences`, weights read once; what is in single precision is converted to 16 bits."""
+    values = sequences * operator.bytes_each / operator.activation_bytes
+    weights = operator.weight_bytes(Shard()) / operator.count * min(1.0, _HALF / operator.format.bytes)
+    return roofline.bound_s(hardware, sequences * operator.flops_each, values * _HALF + weights, NumberFormat.BF16)

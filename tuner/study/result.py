@@ -149,7 +149,7 @@ class Result:
         """Writes the best configuration (or `config`) for deployment.
 
         Args:
-            form: `json`, `yaml`, `env`, `compose`, or one of the engine's own (`triton`, `vllm-args`).
+            form: `json`, `yaml`, `env`, `compose`, or one of the engine's own (`triton`, `vllm-args`, `script`).
             path: file to write for a format of one file, otherwise a folder.
             config: another measured configuration.
 

@@ -126,7 +126,7 @@ engine:
         slos=("p99(latency) <= 200 ms",),
         objective="cost_per_million_requests",
         space="{threads: 1, max_batch: {low: 4, high: 16}}",
-        formats="json, yaml, env, compose",
+        formats="json, yaml, env, compose, script",
     ),
     "triton": _Sample(
         model="./model.onnx",

@@ -6,10 +6,17 @@ import json
 import runpy
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
+from profilers.gpu_probes import gpu_probes
+from profilers.microbenchmark import Profile
+from profilers.operator_tables import write_operator_tables
+from profilers.timing import Timing
 from tuner.cli.main import main
+from tuner.cli.performance_inputs import read_model
 
 EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "quickstart" / "make_encoder.py"
 DENSE = {
@@ -67,6 +74,35 @@ def test_an_onnx_file_on_a_gpu_of_the_catalogue(encoder: Path, capsys: pytest.Ca
     code, out, _ = told(capsys, str(encoder), "--device", "a100_sxm", "--tokens", "16", "--show")
     assert code == 0
     assert "attention" in out or "matmul" in out
+
+
+def test_profiled_convolutions_are_not_called_bounds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = convolution(tmp_path / "model.onnx")
+    asked = (str(model), "--device", "l4", "--show", "--out", str(tmp_path / "profiles"))
+    _, out, _ = told(capsys, *asked)
+    assert "~ bounds by the device's rates, not timed: 100.0%" in out
+    wanted = [probe for probe in gpu_probes(read_model(model), 128, 8e10) if probe.kind == "convolution"]
+    taken = Timing(median_s=1e-3, low_s=1e-3, high_s=1e-3, repeats=5, kernel="made up")
+    origin = {"device": "NVIDIA L4", "software": "torch", "date": "2026-11-26"}
+    found = Profile(timings=dict.fromkeys(wanted, taken), missing=(), origin=origin)
+    write_operator_tables(found, tmp_path / "profiles")
+    _, out, _ = told(capsys, *asked)
+    assert "1 ms" in out
+    assert "not timed" not in out
+
+
+def convolution(path: Path) -> Path:
+    """A file that holds one, of any number of images."""
+    weight = numpy_helper.from_array(np.zeros((8, 3, 3, 3), dtype=np.float32), "weight")
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["x", "weight"], ["y"])],
+        "one",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 3, 16, 16])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 8, 14, 14])],
+        [weight],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
+    return path
 
 
 def test_a_format_that_the_device_lacks_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
