@@ -30,6 +30,12 @@ class Engine(enum.Enum):
     SGLANG = "sglang"
     TRTLLM = "trtllm"
 
+    @property
+    def dispatches(self) -> bool:
+        """Whether decode steps send a token to the GPUs of its experts alone, where attention is replicated; else all
+        GPUs get all tokens."""
+        return self is not Engine.VLLM
+
     @classmethod
     def named(cls, name: str) -> Engine:
         """The engine called `name`.

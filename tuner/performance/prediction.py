@@ -305,7 +305,7 @@ class Predictor:
         )
 
     def _step(self, deployment: _Deployment, shard: Shard, decoding: bool = False) -> StepTime:
-        dispatches = decoding and deployment.engine is not Engine.VLLM and shard.attention_replicas > 1
+        dispatches = decoding and deployment.engine.dispatches and shard.attention_replicas > 1
         key = (deployment.table.hardware.name, id(deployment.graph), shard, deployment.cache, dispatches)
         if key not in self._steps:
             self._steps[key] = StepTime(deployment.graph, deployment.table, shard, deployment.cache, dispatches)

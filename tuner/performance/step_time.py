@@ -5,6 +5,7 @@ Loads are arrays: one call costs all configurations that share model, device and
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Final
 
@@ -134,13 +135,33 @@ class StepTime:
     ) -> None:
         self.graph, self.table, self.shard, self.cache, self.dispatches = graph, table, shard, cache, dispatches
         chosen = [operator.chosen for operator in graph.operators if isinstance(operator, Experts)]
-        # a token goes once to each expert's GPU in 8 bits and comes back in 16
-        self._copies = 3.0 * min(max(chosen, default=1), shard.expert_parallel)
+        # a token goes once to each GPU that has a part of one of its experts in 8 bits, and comes back in 16
+        self._copies = 3.0 * min(max(chosen, default=1), shard.expert_parallel) * shard.expert_tensor
 
-    def parts(self, loads: StepLoads) -> StepParts:
-        """Of each load, all pipeline stages one after another."""
+    @property
+    def joint(self) -> tuple[Operator, ...]:
+        """What all copies of attention do together: the experts on the tokens of all, and the exchange with them.
+
+        Nothing where there is one copy.
+        """
+        if self.shard.attention_replicas == 1:
+            return ()
+        return tuple(
+            operator
+            for operator in self.graph.operators
+            if isinstance(operator, Experts) or (isinstance(operator, AllReduce) and operator.after_experts)
+        )
+
+    @property
+    def own(self) -> tuple[Operator, ...]:
+        """What each copy of attention does by itself."""
+        joint = self.joint
+        return tuple(operator for operator in self.graph.operators if operator not in joint)
+
+    def parts(self, loads: StepLoads, operators: Iterable[Operator] | None = None) -> StepParts:
+        """Of each load (of one copy of attention), all pipeline stages one after another; some `operators` or all."""
         sums = {field.name: np.zeros(loads.tokens.shape) for field in fields(StepParts)}
-        for operator in self.graph.operators:
+        for operator in self.graph.operators if operators is None else operators:
             if getattr(operator, "rows", Rows.TOKEN) is Rows.PATCH:
                 continue
             kind, seconds = self.operator_s(operator, loads)

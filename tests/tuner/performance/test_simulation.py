@@ -326,7 +326,7 @@ def test_ranks_in_step_serve_no_closed_loop() -> None:
 def test_disaggregated_prompts_never_slow_decoding() -> None:
     trace = requests([0.0, 0.05, 0.06], [10, 2000, 2000], [50, 50, 50])
     pool = Pool(replicas=1, scheduler=Scheduler(blocks=10_000), tables=tables())
-    served = simulate_disaggregated(trace, pool, pool, transfer_s_per_token=1e-6)
+    served = simulate_disaggregated(trace, pool, pool, 1e-6 * trace.input_tokens)
     tpot = (served.finished_s - served.first_token_s) / (trace.output_tokens - 1)
     assert np.isfinite(tpot).all()
     assert tpot.max() < 0.0104 * 1.1
