@@ -31,10 +31,10 @@ class Engine(enum.Enum):
     TRTLLM = "trtllm"
 
     @property
-    def dispatches(self) -> bool:
-        """Whether decode steps send a token to the GPUs of its experts alone, where attention is replicated; else all
-        GPUs get all tokens."""
-        return self is not Engine.VLLM
+    def gathers(self) -> bool:
+        """Whether all copies of attention gather each other's tokens, and scatter the experts' sums, by default (vLLM,
+        `allgather_reducescatter`); the others send a token to the GPUs of its experts alone when they decode."""
+        return self is Engine.VLLM
 
     @classmethod
     def named(cls, name: str) -> Engine:

@@ -153,10 +153,10 @@ def _tables(engines: Engines, model: ModelOnDevice) -> StepTables:
 def _together(engines: Engines, model: ModelOnDevice) -> Together:
     scheduler = engines.scheduler
     return Together.of(
-        _step(engines, model, model.engine.dispatches), _step(engines, model), model.factors, model.engine,
+        _step(engines, model, not model.engine.gathers), _step(engines, model), model.factors, model.engine,
         scheduler.max_num_batched_tokens, captured_sizes(scheduler.max_num_seqs, scheduler.max_num_batched_tokens),
     )  # fmt: skip
 
 
 def _step(engines: Engines, model: ModelOnDevice, dispatches: bool = False) -> StepTime:
-    return StepTime(model.graph, model.table, engines.shard, engines.cache, dispatches)
+    return StepTime(model.graph, model.table, engines.shard, engines.cache, dispatches, model.engine.gathers)

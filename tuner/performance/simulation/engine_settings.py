@@ -163,14 +163,17 @@ def _shard(values: Mapping[str, str], graph: ModelGraph, hardware: Hardware, ran
         expert_tensor=1 if spread else gpus,
         expert_parallel=gpus if spread else 1,
     )
-    graph.check(shard)
     for operator in graph.operators:
-        if isinstance(operator, Experts) and operator.inner % shard.expert_tensor:
+        if not isinstance(operator, Experts):
+            continue
+        shared = operator.experts if spread else operator.inner
+        if shared % gpus:
             raise UsageError(
-                f"{graph.name}: experts of width {operator.inner} are not cut evenly by the {gpus} GPUs of "
-                "tensor_parallel_size x data_parallel_size. Choose sizes whose product divides it, or set "
-                "enable_expert_parallel=true."
+                f"{graph.name}: {f'{shared} experts' if spread else f'experts of width {shared}'} are not shared "
+                f"evenly by the {gpus} GPUs of tensor_parallel_size x data_parallel_size. Choose sizes whose product "
+                f"divides {shared}{'' if spread else ', or set enable_expert_parallel=true'}."
             )
+    graph.check(shard)
     return shard
 
 
