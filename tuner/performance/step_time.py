@@ -141,8 +141,8 @@ class StepTime:
         routed = [operator for operator in graph.operators if isinstance(operator, Experts)]
         chosen = [operator.chosen for operator in routed]
         self._router_width = max((operator.experts for operator in routed), default=0)
-        # a token goes once to each GPU that has a part of one of its experts in 8 bits, and comes back in 16
-        self._copies = 3.0 * min(max(chosen, default=1), shard.expert_parallel) * shard.expert_tensor
+        # a token goes once to each expert's GPU in 8 bits and comes back in 16
+        self._copies = 3.0 * min(max(chosen, default=1), shard.expert_parallel)
 
     @property
     def joint(self) -> tuple[Operator, ...]:

@@ -36,6 +36,7 @@ from tuner.performance.simulation.replicas import simulate_replicas
 from tuner.performance.simulation.step_tables import StepTables
 from tuner.performance.step_time import StepLoads, StepTime
 from tuner.performance.table_choice import tables_for
+from tuner.performance.table_file import read_table
 from tuner.step import Shard
 
 LLAMA_8B = {
@@ -190,6 +191,21 @@ def test_spread_experts_take_less_than_all_of_them_on_one_gpu_and_more_than_thei
     assert np.all(spread.experts_s[few] >= 0.8 * level * all_here.experts[few] / ranks)
     assert np.all(spread.exchange_s > 0)
     assert spread.exchange_s[-1] > 5 * spread.exchange_s[0]
+
+
+def test_ranks_exchange_in_the_time_that_nccl_took_on_a_node_and_longer_between_nodes() -> None:
+    rows = read_table(folder() / "h100_sxm" / "nccl.parquet").where(nccl_dtype="half", num_gpus=2)
+    for operation, exchange_s in (("all_gather", h100().all_gather_s), ("reduce_scatter", h100().reduce_scatter_s)):
+        timed = rows.where(op_name=operation, message_elements=2**17).latency_s
+        assert exchange_s(2, 2.0**18, 2) == pytest.approx(timed.item())
+        assert exchange_s(2, 2.0**18, 16) > exchange_s(2, 2.0**18, 8)
+
+
+def test_gpus_that_share_a_rank_add_up_their_sums_besides() -> None:
+    load = StepLoads.decode(np.array([64.0]), np.array([1.0]))
+    alone, shared = (step(Shard(tensor=tensor, attention_replicas=2, expert_parallel=2 * tensor)) for tensor in (1, 2))
+    exchange_s = [each.parts(load, each.joint).collective[0] for each in (alone, shared)]
+    assert exchange_s[1] - exchange_s[0] == pytest.approx(48 * h100().all_reduce_s(2, 64 * 2048 * 2.0))
 
 
 @settings(max_examples=30, deadline=None)
