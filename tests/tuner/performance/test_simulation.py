@@ -231,10 +231,18 @@ def test_a_step_of_ranks_lasts_as_long_as_the_slowest_and_what_they_do_together(
     assert served.finished_s.tolist() == pytest.approx([1.210 + 0.0101 + 0.002] * 2)
 
 
-def test_an_exchange_lasts_as_if_every_rank_sent_as_much_as_the_largest() -> None:
+def test_an_exchange_of_two_lasts_as_if_both_sent_as_much_as_the_larger() -> None:
     trace = requests([0.0, 0.0], [100, 1000], [1, 1])
     served = simulate_ranks(trace, 2, Scheduler(blocks=1000), tables(), together(exchange_s=0.001))
     assert served.first_token_s.tolist() == pytest.approx([0.110 + 2.000] * 2)
+
+
+@pytest.mark.parametrize(("inputs", "tokens"), [([50, 100, 1000], 3 * 1100 / 2), ([1000, 1000, 1000], 3000)])
+def test_what_ranks_exchange_goes_round_past_all_but_its_own(inputs: list[int], tokens: float) -> None:
+    served = simulate_ranks(
+        requests([0.0] * 3, inputs, [1] * 3), 3, Scheduler(blocks=1000), tables(), together(exchange_s=0.001)
+    )
+    assert served.first_token_s.tolist() == pytest.approx([0.110 + 0.001 * tokens] * 3)
 
 
 def test_an_idle_rank_takes_part_with_a_token_of_no_use() -> None:

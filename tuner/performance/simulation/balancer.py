@@ -69,7 +69,7 @@ def _send_python(replica: Any, place: Any, arrival: Any, inputs: Any, outputs: A
     one.arrival, one.inputs, one.outputs = arrival, inputs, outputs
 
 
-def _count_python(believed: Any, counted: Any, heard: Any, now: Any) -> Any:
+def _hear_python(believed: Any, counted: Any, heard: Any, now: Any) -> Any:
     """The front end hears what was counted, where it is time to; returns when it last did."""
     if now - heard < COUNTED_EVERY_S:
         return heard
@@ -95,5 +95,5 @@ def _collected_python(replicas: Any, owner: Any, steps: Any) -> Any:
 idle_copies = compiled(_idle_copies_python)
 choose = compiled(_choose_python)
 send = compiled(_send_python)
-count = compiled(_count_python)
+hear = compiled(_hear_python)
 collected = compiled(_collected_python)

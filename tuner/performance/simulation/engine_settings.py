@@ -7,6 +7,7 @@ compute prompts and tokens apart, and what may differ between them is set with t
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 
 from tuner.errors import ModelError, UnknownNameError, UsageError, did_you_mean
@@ -72,16 +73,16 @@ def read_settings(values: Mapping[str, str], graph: ModelGraph, hardware: Hardwa
     for name in values:
         if name not in SETTINGS:
             raise UnknownNameError("setting", name, SETTINGS)
-    replicas = _whole(values, "data_parallel_size", 1)
+    ranks = _whole(values, "data_parallel_size", 1)
     of_workers = [name for name in values if name.startswith((_PREFILL, _DECODE))]
     if not of_workers:
-        return _engines(values, graph, hardware, replicas, replicas)
+        return _engines(values, graph, hardware, ranks)
     if missing := [name for name in (f"{_PREFILL}workers", f"{_DECODE}workers") if name not in values]:
         raise UsageError(
             f"{of_workers[0]} is {values[of_workers[0]]!r}, but there is no {' and no '.join(missing)}. "
             f"Set both, or leave {', '.join(of_workers)} out."
         )
-    if replicas > 1:
+    if ranks > 1:
         raise UsageError(
             f"data_parallel_size is {values['data_parallel_size']!r} beside prefill_workers and decode_workers: "
             "workers of several ranks are not simulated. Leave it out, and set more workers instead."
@@ -95,13 +96,13 @@ def _workers(values: Mapping[str, str], prefix: str, graph: ModelGraph, hardware
     count = _whole(values, f"{prefix}workers", 1)
     own = {name: values[prefix + name] for name in _OF_WORKERS if prefix + name in values}
     try:
-        return _engines({**values, **own}, graph, hardware, count, 1)
+        return replace(_engines({**values, **own}, graph, hardware, 1), replicas=count)
     except (UsageError, ModelError) as error:
         raise type(error)(f"{prefix}workers: {error}") from error
 
 
-def _engines(values: Mapping[str, str], graph: ModelGraph, hardware: Hardware, replicas: int, ranks: int) -> Engines:
-    """As many engines as `replicas`, `ranks` of them in step where the model has experts."""
+def _engines(values: Mapping[str, str], graph: ModelGraph, hardware: Hardware, ranks: int) -> Engines:
+    """One engine of `ranks` in step where the model has experts, else as many engines."""
     shard = _shard(values, graph, hardware, ranks)
     kept = values.get("kv_cache_dtype", "auto")
     if kept not in _CACHES:
@@ -123,7 +124,7 @@ def _engines(values: Mapping[str, str], graph: ModelGraph, hardware: Hardware, r
     caching = _switch(values, "enable_prefix_caching", True)
     return Engines(
         shard=shard,
-        replicas=replicas // shard.attention_replicas,
+        replicas=ranks // shard.attention_replicas,
         cache=cache,
         scheduler=Scheduler(
             max_num_seqs=_whole(values, "max_num_seqs", 256),

@@ -19,7 +19,7 @@ from tuner.performance.simulation.balancer import (
     check_shared_out,
     choose,
     collected,
-    count,
+    hear,
     idle_copies,
     send,
     served_by,
@@ -41,8 +41,10 @@ class Together:
     Attributes:
         tokens: of all ranks in a step, ascending.
         experts_s: for all layers, by tokens.
-        exchange_s: for all layers, by tokens where every rank has as many. Where one has more it lasts as if all had:
-            each rank sends its own to all others (vLLM, `PyNcclCommunicator.all_gatherv`, `reduce_scatterv`).
+        exchange_s: for all layers, by tokens where every rank has as many. Else each rank's go round to all others
+            (vLLM, `PyNcclCommunicator.all_gatherv` and `reduce_scatterv`: as many broadcasts and reductions as ranks,
+            which NCCL runs in a ring), and the link that lacks the fewest of them decides: with two ranks it lasts as
+            if both had as many as the larger.
         captured: tokens of one rank for which a step was captured as a CUDA graph, ascending. A rank runs the next of
             them, and all ranks that of the one that has most (vLLM, `coordinate_batch_across_dp`); where a rank has
             more than the last of them, each its own.
@@ -135,7 +137,7 @@ def _run_ranks_python(
             send(replicas[rank], sent[rank], arrival[following], inputs[following], outputs[following])
             sent[rank] += 1
             following += 1
-        heard = count(believed, counted, heard, now)
+        heard = hear(believed, counted, heard, now)
         slowest, largest = 0.0, 0
         for rank in range(ranks):
             replica = replicas[rank]
@@ -167,17 +169,18 @@ def _together_s_python(own: Any, together: Any) -> Any:
     """Experts' layers and exchange of a step, by each rank's own tokens."""
     tokens, experts_s, exchange_s, captured = together
     ranks = own.shape[0]
-    total, largest = 0, 0
+    total, largest, smallest = 0, 0, 2**62
     for rank in range(ranks):
         padded = max(own[rank], 1)
         place = np.searchsorted(captured, padded)
         if place < captured.size:
             padded = captured[place]
         total += padded
-        largest = max(largest, padded)
+        largest, smallest = max(largest, padded), min(smallest, padded)
     if captured.size and largest <= captured[-1]:
-        total = ranks * largest
-    return line(tokens, experts_s, float(total)) + line(tokens, exchange_s, float(ranks * largest))
+        total, smallest = ranks * largest, largest
+    exchanged = ranks * (total - smallest) / (ranks - 1) if ranks > 1 else float(total)
+    return line(tokens, experts_s, float(total)) + line(tokens, exchange_s, exchanged)
 
 
 def _next_arrival_python(replicas: Any, settings: Any) -> Any:

@@ -1,4 +1,8 @@
-"""Copies of an engine that share requests out among themselves and nothing else: data parallelism of a dense model."""
+"""Copies of an engine that share requests out among themselves and nothing else: data parallelism of a dense model.
+
+vLLM's coordinator only counts the requests of such copies (`VllmConfig.needs_dp_coordinator`); nothing aligns their
+steps.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ from tuner.performance.simulation.balancer import (
     check_shared_out,
     choose,
     collected,
-    count,
+    hear,
     idle_copies,
     send,
     served_by,
@@ -80,7 +84,7 @@ def _run_replicas_python(arrival: Any, inputs: Any, outputs: Any, copies: Any, s
         plan_step(replica, settings, now)
         tokens, gpu = step_cost(replica, costs)
         counted[chosen, 0], counted[chosen, 1] = state.tail - state.head, state.active
-        heard = count(believed, counted, heard, now)
+        heard = hear(believed, counted, heard, now)
         news = heard < now
         if tokens > 0:
             begun[chosen] = now
