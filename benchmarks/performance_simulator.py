@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from search_spaces.device_catalogue import catalogue
 from tuner.performance.simulation.continuous import Requests, Scheduler, simulate
-from tuner.performance.simulation.ranks import Together, simulate_ranks
+from tuner.performance.simulation.ranks import Together, captured_sizes, simulate_ranks
 from tuner.performance.simulation.step_tables import StepTables
 
 Array = NDArray[np.float64]
@@ -61,7 +61,8 @@ def real(folder: Path) -> None:
             prefix_caching=True,
         )
         if ranks > 1:
-            together = experts_together(folder, ranks, captured_sizes(settings["max_num_seqs"]))
+            captured = captured_sizes(settings["max_num_seqs"], settings["max_num_batched_tokens"])
+            together = experts_together(folder, ranks, captured)
             served = simulate_ranks(requests, ranks, scheduler, tables, together)
         else:
             served = simulate(requests, scheduler, tables)
@@ -133,12 +134,6 @@ def skew_share(folder: Path, hardware: str, model: str, regime: str) -> float:
     rows = rows[(rows.hardware == hardware) & rows.model.str.endswith(model) & (rows.tp == 1) & (rows.regime == regime)]
     rows = rows[rows.t_max_us > rows.t_mean_us + 3.0]  # below, the timer's own spread decides
     return float((rows.t_skew_us - rows.t_mean_us).sum() / (rows.t_max_us - rows.t_mean_us).sum())
-
-
-def captured_sizes(places: int) -> NDArray[np.int64]:
-    """Tokens for which vLLM captures CUDA graphs, by default."""
-    most = min(2 * places, 512)
-    return np.array([1, 2, 4, *range(8, min(most, 255) + 1, 8), *range(256, most + 1, 16)])
 
 
 def experts_together(folder: Path, ranks: int, captured: NDArray[np.int64]) -> Together:

@@ -24,10 +24,9 @@ from tuner.cli.performance_inputs import (
 from tuner.errors import ModelError, StorageError, TraceError, UnknownNameError, UsageError, first_ones
 from tuner.performance.batch_file import column_names, open_table
 from tuner.performance.corrections import Engine, shipped
-from tuner.performance.simulation.continuous import Requests, Served, simulate
+from tuner.performance.simulation.continuous import Requests, Served
+from tuner.performance.simulation.deployment import ModelOnDevice, simulate_deployment
 from tuner.performance.simulation.engine_settings import read_settings
-from tuner.performance.simulation.step_tables import StepTables
-from tuner.performance.step_time import StepTime
 from tuner.whole_file import written_whole
 
 Mask = NDArray[np.bool_]
@@ -43,12 +42,14 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser = subparsers.add_parser(
         "simulate",
         help="one configuration of a study in detail, simulated",
-        description="Simulates one configuration under the study's own traffic, or (with --requests) an engine under a "
-        "trace, request by request; nothing is started.",
+        description="Simulates one configuration under the study's own traffic, or (with --requests) an engine, "
+        "several, or prefill and decode workers under a trace, request by request; nothing is started.",
         epilog=(
             "examples: tune simulate study.yaml --set max_num_seqs=64; "
             "tune simulate --requests trace.csv --model models/Qwen--Qwen3-8B --device h100_sxm "
-            "--set max_num_seqs=64 --out per_request.csv"
+            "--set max_num_seqs=64 --out per_request.csv; "
+            "... --set data_parallel_size=2 enable_expert_parallel=true; "
+            "... --set prefill_workers=2 decode_workers=1 decode_max_num_seqs=512"
         ),
     )
     parser.add_argument("study", type=Path, nargs="?", help="study file")
@@ -88,21 +89,24 @@ def run(arguments: argparse.Namespace) -> int:
     if not graph.generates:
         raise ModelError(f"{graph.name} ({graph.family}) generates no tokens. Give a language model.")
     engine = Engine.named(arguments.engine or "vllm")
-    known = read_settings(settings, graph, hardware)
-    step = StepTime(graph, operator_tables(catalogue)[arguments.device], known.shard, known.cache)
-    accepted = accepted_requests(requests, known.scheduler.max_model_len)
-    longest = int((requests.input_tokens + requests.output_tokens)[accepted].max())
-    tables = StepTables.of(
-        step, shipped().corrections, engine, True, known.scheduler.max_num_batched_tokens, max(longest, 64)
+    deployment = read_settings(settings, graph, hardware)
+    accepted = accepted_requests(requests, deployment.max_model_len)
+    model = ModelOnDevice(
+        graph=graph,
+        table=operator_tables(catalogue)[arguments.device],
+        factors=shipped().corrections,
+        engine=engine,
+        longest=int((requests.input_tokens + requests.output_tokens)[accepted].max()),
     )
-    served = simulate(requests, known.scheduler, tables)
+    served = simulate_deployment(requests, deployment, model)
     write_requests(arguments.out, requests, served)
-    summary = summarize(requests, served)
+    summary = {**deployment.told(), **summarize(requests, served)}
     if arguments.json:
         print(json.dumps(summary, indent=2))
     else:
+        width = max(map(len, summary))
         for name, value in summary.items():
-            print(f"{name:24} {value:.6g}")
+            print(f"{name:{width}} {str(value).lower() if isinstance(value, bool) else f'{value:.6g}'}")
     return 0
 
 

@@ -30,6 +30,12 @@ class Engine(enum.Enum):
     SGLANG = "sglang"
     TRTLLM = "trtllm"
 
+    @property
+    def gathers(self) -> bool:
+        """Whether all copies of attention gather each other's tokens, and scatter the experts' sums, by default (vLLM,
+        `allgather_reducescatter`); the others send a token to the GPUs of its experts alone when they decode."""
+        return self is Engine.VLLM
+
     @classmethod
     def named(cls, name: str) -> Engine:
         """The engine called `name`.

@@ -30,7 +30,7 @@ from tuner.performance.ratio_grids import (
     padded,
     ratio_grid,
 )
-from tuner.performance.table_file import ALL_REDUCE, DECODE, ENCODER, PREFILL, Columns, read_table
+from tuner.performance.table_file import ALL_REDUCE, DECODE, ENCODER, NCCL, PREFILL, Columns, read_table
 from tuner.step import NumberFormat
 from tuner.traced_operators import Convolution
 
@@ -310,6 +310,30 @@ class OperatorTable:
             return ratio_grid([sizes], np.log(rows.latency_s / roofline.all_reduce_s(timed_on, gpus, sizes)))
 
         return bound * np.exp(self._once(("all_reduce", within), make)(message))
+
+    def all_gather_s(self, ranks: int, message_bytes: ArrayLike, devices: int) -> Array:
+        """Of `message_bytes`, counted over all `ranks`, that each of them then has; among `devices` GPUs."""
+        return self._nccl_s("all_gather", ranks, message_bytes, devices)
+
+    def reduce_scatter_s(self, ranks: int, message_bytes: ArrayLike, devices: int) -> Array:
+        """Of sums over `ranks` of `message_bytes` each, of which each then has its part; among `devices` GPUs."""
+        return self._nccl_s("reduce_scatter", ranks, message_bytes, devices)
+
+    def _nccl_s(self, operation: str, ranks: int, message_bytes: ArrayLike, devices: int) -> Array:
+        message = np.asarray(message_bytes, dtype=np.float64)
+        bound = roofline.all_gather_s(self.hardware, ranks, message, devices)
+        columns = self._columns(NCCL)
+        if columns is None:
+            return bound * _DEFAULT_RATIO
+
+        def make() -> LogGrid:
+            rows = columns.where(op_name=operation, nccl_dtype="half")
+            (gpus,) = nearest(rows.distinct("num_gpus"), (min(ranks, self.measured.node_devices),), (1.0,))
+            rows = rows.where(num_gpus=gpus)
+            sizes = rows.values["message_elements"].astype(np.float64) * 2
+            return ratio_grid([sizes], np.log(rows.latency_s / roofline.all_gather_s(self.measured, gpus, sizes, gpus)))
+
+        return bound * np.exp(self._once((operation, ranks), make)(message))
 
     def _columns(self, operator: str) -> Columns | None:
         if self._folder is None:

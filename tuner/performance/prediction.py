@@ -305,10 +305,12 @@ class Predictor:
         )
 
     def _step(self, deployment: _Deployment, shard: Shard, decoding: bool = False) -> StepTime:
-        dispatches = decoding and deployment.engine is not Engine.VLLM and shard.attention_replicas > 1
-        key = (deployment.table.hardware.name, id(deployment.graph), shard, deployment.cache, dispatches)
+        gathers = deployment.engine.gathers and shard.attention_replicas > 1
+        dispatches = decoding and not deployment.engine.gathers and shard.attention_replicas > 1
+        key = (deployment.table.hardware.name, id(deployment.graph), shard, deployment.cache, dispatches, gathers)
         if key not in self._steps:
-            self._steps[key] = StepTime(deployment.graph, deployment.table, shard, deployment.cache, dispatches)
+            graph, table = deployment.graph, deployment.table
+            self._steps[key] = StepTime(graph, table, shard, deployment.cache, dispatches, gathers)
         return self._steps[key]
 
 

@@ -5,6 +5,7 @@ Loads are arrays: one call costs all configurations that share model, device and
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Final
 
@@ -122,6 +123,8 @@ class StepTime:
         shard: how it is cut.
         cache: how keys and values are kept.
         dispatches: experts on several GPUs compute only the tokens that are sent to them.
+        gathers: copies of attention gather each other's tokens and scatter the experts' sums; else the cheaper of an
+            all-reduce and an all-to-all counts.
     """
 
     def __init__(
@@ -131,16 +134,40 @@ class StepTime:
         shard: Shard,
         cache: NumberFormat = NumberFormat.BF16,
         dispatches: bool = False,
+        gathers: bool = False,
     ) -> None:
-        self.graph, self.table, self.shard, self.cache, self.dispatches = graph, table, shard, cache, dispatches
-        chosen = [operator.chosen for operator in graph.operators if isinstance(operator, Experts)]
+        self.graph, self.table, self.shard, self.cache = graph, table, shard, cache
+        self.dispatches, self.gathers = dispatches, gathers
+        routed = [operator for operator in graph.operators if isinstance(operator, Experts)]
+        chosen = [operator.chosen for operator in routed]
+        self._router_width = max((operator.experts for operator in routed), default=0)
         # a token goes once to each expert's GPU in 8 bits and comes back in 16
         self._copies = 3.0 * min(max(chosen, default=1), shard.expert_parallel)
 
-    def parts(self, loads: StepLoads) -> StepParts:
-        """Of each load, all pipeline stages one after another."""
+    @property
+    def joint(self) -> tuple[Operator, ...]:
+        """What all copies of attention do together: the experts on the tokens of all, and the exchange with them.
+
+        Nothing where there is one copy.
+        """
+        if self.shard.attention_replicas == 1:
+            return ()
+        return tuple(
+            operator
+            for operator in self.graph.operators
+            if isinstance(operator, Experts) or (isinstance(operator, AllReduce) and operator.after_experts)
+        )
+
+    @property
+    def own(self) -> tuple[Operator, ...]:
+        """What each copy of attention does by itself."""
+        joint = self.joint
+        return tuple(operator for operator in self.graph.operators if operator not in joint)
+
+    def parts(self, loads: StepLoads, operators: Iterable[Operator] | None = None) -> StepParts:
+        """Of each load (of one copy of attention), all pipeline stages one after another; some `operators` or all."""
         sums = {field.name: np.zeros(loads.tokens.shape) for field in fields(StepParts)}
-        for operator in self.graph.operators:
+        for operator in self.graph.operators if operators is None else operators:
             if getattr(operator, "rows", Rows.TOKEN) is Rows.PATCH:
                 continue
             kind, seconds = self.operator_s(operator, loads)
@@ -165,15 +192,26 @@ class StepTime:
         if isinstance(operator, Experts):
             return "experts", operator.count * self._experts(operator, loads)
         if isinstance(operator, AllReduce):
-            message = loads.tokens * operator.width * 2.0
-            if operator.after_experts:
-                message = message * self.shard.attention_replicas
-            seconds = self.table.all_reduce_s(operator.group(self.shard), message)
             if operator.after_experts and self.shard.attention_replicas > 1:
-                sent = loads.tokens * operator.width * self._copies
-                seconds = np.minimum(seconds, self.table.all_to_all_s(operator.group(self.shard), sent))
-            return "collective", operator.count * seconds
+                return "collective", operator.count * self._exchange(operator, loads)
+            message = loads.tokens * operator.width * 2.0
+            return "collective", operator.count * self.table.all_reduce_s(operator.group(self.shard), message)
         return "pointwise", self._pointwise(operator, loads)
+
+    def _exchange(self, operator: AllReduce, loads: StepLoads) -> Array:
+        """One layer's exchange of tokens between the copies of attention and the experts."""
+        shard, table, group = self.shard, self.table, operator.group(self.shard)
+        message = loads.tokens * operator.width * 2.0
+        everyone = message * shard.attention_replicas
+        if self.gathers:
+            # hidden states with their router logits (vLLM 0.19, `dispatch_router_logits`), sums back, and those of
+            # the GPUs that share one copy of attention
+            with_logits = everyone * (1.0 + self._router_width / operator.width)
+            gathered = table.all_gather_s(shard.attention_replicas, with_logits, group)
+            scattered = table.reduce_scatter_s(shard.attention_replicas, everyone, group)
+            return gathered + scattered + table.all_reduce_s(shard.tensor, message)
+        sent = loads.tokens * operator.width * self._copies
+        return np.minimum(table.all_reduce_s(group, everyone), table.all_to_all_s(group, sent))
 
     def _calls(self, operator: Operator) -> float:
         return next((calls for kind, calls in _KERNELS.items() if isinstance(operator, kind)), 1.0)

@@ -27,6 +27,7 @@ ENCODER: Final = "encoder_attention"
 """Tables of attention: over prompts, for one new token each, and over sequences that are seen whole."""
 CONVOLUTION: Final = "convolution"
 ALL_REDUCE: Final = "custom_allreduce"
+NCCL: Final = "nccl"
 FORMAT: Final = "serving-tuner operator table 1"
 CODE_SCALE: Final = 3000.0
 CODE_OFFSET: Final = 9.0

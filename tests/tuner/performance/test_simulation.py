@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.tuner.performance.traces import requests, schedulers, tables, traces
 from tuner.errors import UsageError
 from tuner.performance.grid import Array
 from tuner.performance.simulation.continuous import Requests, Scheduler, simulate
@@ -16,63 +17,8 @@ from tuner.performance.simulation.disaggregated import Pool, simulate_disaggrega
 from tuner.performance.simulation.dynamic import Batched, simulate_clients, simulate_dynamic
 from tuner.performance.simulation.free_list import NOBODY, give, new_list, reclaim, remembered, take
 from tuner.performance.simulation.ranks import Together, simulate_ranks
-from tuner.performance.simulation.step_tables import StepTables
 from tuner.performance.simulation.traffic import whole_load
 from tuner.serving import DynamicBatching
-
-
-def tables(token_s: float = 0.0001, step_s: float = 0.01) -> StepTables:
-    """A step takes `step_s` and `token_s` for every token; attention costs nothing."""
-    two = np.array([1.0, 2.0])
-    return StepTables(
-        tokens=np.array([1.0, 100_000.0]),
-        token_s=np.array([step_s + token_s, step_s + 100_000 * token_s]),
-        sequences=two,
-        sequence_s=np.zeros(2),
-        batches=two,
-        contexts=two,
-        decode_s=np.zeros((2, 2)),
-        mixed_decode_s=np.zeros((2, 2)),
-        chunks=two,
-        cached=two,
-        prefill_s=np.zeros((2, 2)),
-        host_s=0.0,
-        host_per_sequence_s=0.0,
-        overlapped=True,
-    )
-
-
-def requests(arrivals: list[float], inputs: list[int], outputs: list[int]) -> Requests:
-    return Requests(
-        arrival_s=np.array(sorted(arrivals), dtype=np.float64),
-        input_tokens=np.array(inputs, dtype=np.int64),
-        output_tokens=np.array(outputs, dtype=np.int64),
-    )
-
-
-@st.composite
-def traces(draw: st.DrawFn) -> Requests:
-    count = draw(st.integers(1, 40))
-    rng = np.random.default_rng(draw(st.integers(0, 2**31)))
-    arrivals = np.cumsum(rng.exponential(draw(st.sampled_from([0.001, 0.05, 1.0])), count))
-    return requests(
-        list(arrivals), list(rng.integers(1, 300, count)), list(rng.integers(1, draw(st.sampled_from([2, 60])), count))
-    )
-
-
-@st.composite
-def schedulers(draw: st.DrawFn) -> Scheduler:
-    return Scheduler(
-        max_num_seqs=draw(st.integers(1, 32)),
-        max_num_batched_tokens=draw(st.sampled_from([32, 64, 512, 4096])),
-        blocks=draw(st.integers(2, 200)),
-        block_size=draw(st.sampled_from([1, 16])),
-        prefix_caching=draw(st.booleans()),
-        shared_prefix_tokens=draw(st.sampled_from([0, 32])),
-        padded=draw(st.booleans()),
-        prefill_first=draw(st.booleans()),
-        reserve_input=draw(st.booleans()),
-    )
 
 
 @settings(max_examples=150, deadline=None)
@@ -285,10 +231,18 @@ def test_a_step_of_ranks_lasts_as_long_as_the_slowest_and_what_they_do_together(
     assert served.finished_s.tolist() == pytest.approx([1.210 + 0.0101 + 0.002] * 2)
 
 
-def test_an_exchange_lasts_as_if_every_rank_sent_as_much_as_the_largest() -> None:
+def test_an_exchange_of_two_lasts_as_if_both_sent_as_much_as_the_larger() -> None:
     trace = requests([0.0, 0.0], [100, 1000], [1, 1])
     served = simulate_ranks(trace, 2, Scheduler(blocks=1000), tables(), together(exchange_s=0.001))
     assert served.first_token_s.tolist() == pytest.approx([0.110 + 2.000] * 2)
+
+
+@pytest.mark.parametrize(("inputs", "tokens"), [([50, 100, 1000], 3 * 1100 / 2), ([1000, 1000, 1000], 3000)])
+def test_what_ranks_exchange_goes_round_past_all_but_its_own(inputs: list[int], tokens: float) -> None:
+    served = simulate_ranks(
+        requests([0.0] * 3, inputs, [1] * 3), 3, Scheduler(blocks=1000), tables(), together(exchange_s=0.001)
+    )
+    assert served.first_token_s.tolist() == pytest.approx([0.110 + 0.001 * tokens] * 3)
 
 
 def test_an_idle_rank_takes_part_with_a_token_of_no_use() -> None:
@@ -326,7 +280,7 @@ def test_ranks_in_step_serve_no_closed_loop() -> None:
 def test_disaggregated_prompts_never_slow_decoding() -> None:
     trace = requests([0.0, 0.05, 0.06], [10, 2000, 2000], [50, 50, 50])
     pool = Pool(replicas=1, scheduler=Scheduler(blocks=10_000), tables=tables())
-    served = simulate_disaggregated(trace, pool, pool, transfer_s_per_token=1e-6)
+    served = simulate_disaggregated(trace, pool, pool, 1e-6 * trace.input_tokens)
     tpot = (served.finished_s - served.first_token_s) / (trace.output_tokens - 1)
     assert np.isfinite(tpot).all()
     assert tpot.max() < 0.0104 * 1.1

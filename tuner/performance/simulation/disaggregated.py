@@ -30,15 +30,15 @@ class Pool:
             raise UsageError(f"A pool of {self.replicas} replicas serves nothing. Write 1 or more.")
 
 
-def simulate_disaggregated(
-    requests: Requests, prefill: Pool, decode: Pool, transfer_s_per_token: float, transfer_s: float = 0.0
-) -> Served:
+def simulate_disaggregated(requests: Requests, prefill: Pool, decode: Pool, transfer_s: Array) -> Served:
     """Prompts through `prefill`, their cache over the link, tokens through `decode`.
+
+    What `decode` refuses has no times, though its prompt was computed.
 
     Args:
         requests: what arrives.
         prefill, decode: the two pools.
-        transfer_s_per_token, transfer_s: time to move one prompt's cache: per token, and once.
+        transfer_s: time to move each prompt's cache, shape (n,); transfers do not slow each other.
     """
     prompts = Requests(
         arrival_s=requests.arrival_s,
@@ -46,9 +46,11 @@ def simulate_disaggregated(
         output_tokens=np.ones_like(requests.output_tokens),
     )
     computed = _through(prompts, prefill)
-    ready = computed.first_token_s + transfer_s + transfer_s_per_token * requests.input_tokens
+    ready = computed.first_token_s + transfer_s
     order = np.argsort(ready, kind="stable")
     kept = order[np.isfinite(ready[order])]
+    if not kept.size:
+        return computed
     served = _through(
         Requests(
             arrival_s=ready[kept],
@@ -62,10 +64,11 @@ def simulate_disaggregated(
     finished[kept] = served.finished_s
     preemptions = np.zeros(ready.size, dtype=np.int64)
     preemptions[kept] = served.preemptions
+    answered = np.isfinite(finished)
     return Served(
         arrival_s=requests.arrival_s,
-        scheduled_s=computed.scheduled_s,
-        first_token_s=computed.first_token_s,
+        scheduled_s=np.where(answered, computed.scheduled_s, np.nan),
+        first_token_s=np.where(answered, computed.first_token_s, np.nan),
         finished_s=finished,
         preemptions=preemptions,
         steps=computed.steps + served.steps,

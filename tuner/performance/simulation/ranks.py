@@ -8,22 +8,30 @@ with one token of no use.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
-from tuner.errors import UsageError
+from tuner.operators import AllReduce
+from tuner.performance.corrections import Corrections, Engine
 from tuner.performance.grid import Array
+from tuner.performance.simulation.balancer import (
+    check_shared_out,
+    choose,
+    collected,
+    hear,
+    idle_copies,
+    send,
+    served_by,
+)
 from tuner.performance.simulation.compiled import compiled
 from tuner.performance.simulation.continuous import Counts, Requests, Scheduler, Served, costs_of, settings_of
 from tuner.performance.simulation.lookup import line, with_host
-from tuner.performance.simulation.replica import forget_prefix, new_replica, planned_by, receive
+from tuner.performance.simulation.replica import forget_prefix, planned_by, receive
 from tuner.performance.simulation.step_course import close_step, step_cost
 from tuner.performance.simulation.step_plan import plan_step
-from tuner.performance.simulation.step_tables import StepTables
-
-_COUNTED_EVERY_S: Final = 0.1
-"""How often the client hears of the ranks' requests at most (vLLM 0.19, `DPCoordinatorProc`)."""
+from tuner.performance.simulation.step_tables import StepTables, engine_s, token_grid
+from tuner.performance.step_time import StepLoads, StepTime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,8 +41,10 @@ class Together:
     Attributes:
         tokens: of all ranks in a step, ascending.
         experts_s: for all layers, by tokens.
-        exchange_s: for all layers, by tokens where every rank has as many. Where one has more it lasts as if all had:
-            each rank sends its own to all others (vLLM, `PyNcclCommunicator.all_gatherv`, `reduce_scatterv`).
+        exchange_s: for all layers, by tokens where every rank has as many. Else each rank's go round to all others
+            (vLLM, `PyNcclCommunicator.all_gatherv` and `reduce_scatterv`: as many broadcasts and reductions as ranks,
+            which NCCL runs in a ring), and the link that lacks the fewest of them decides: with two ranks it lasts as
+            if both had as many as the larger.
         captured: tokens of one rank for which a step was captured as a CUDA graph, ascending. A rank runs the next of
             them, and all ranks that of the one that has most (vLLM, `coordinate_batch_across_dp`); where a rank has
             more than the last of them, each its own.
@@ -44,6 +54,42 @@ class Together:
     experts_s: Array
     exchange_s: Array
     captured: Counts = field(default_factory=lambda: np.zeros(0, np.int64))
+
+    @classmethod
+    def of(
+        cls,
+        decoding: StepTime,
+        prompts: StepTime,
+        factors: Corrections,
+        engine: Engine,
+        max_tokens: int,
+        captured: Counts,
+    ) -> Together:
+        """From operator tables and correction factors.
+
+        Args:
+            decoding, prompts: times steps of the model in one shard, those that decode and those that compute prompts.
+            factors, engine: correction factors, and whose.
+            max_tokens: of a rank in a step.
+            captured: tokens of a rank for which a step was captured.
+        """
+        ranks = decoding.shard.attention_replicas
+        tokens = token_grid(ranks * max_tokens)
+        each = StepLoads.decode(tokens / ranks, np.ones_like(tokens))
+        exchange = [operator for operator in decoding.joint if isinstance(operator, AllReduce)]
+        experts = [operator for operator in decoding.joint if operator not in exchange]
+        experts_s, exchange_s = (
+            engine_s(each.tokens, decoding.parts(each, some), prompts.parts(each, some), factors, engine)
+            for some in (experts, exchange)
+        )
+        return cls(tokens=tokens, experts_s=experts_s, exchange_s=exchange_s, captured=captured)
+
+
+def captured_sizes(max_num_seqs: int, max_num_batched_tokens: int) -> Counts:
+    """Tokens of a step for which vLLM captures CUDA graphs by default, ascending (`_set_cudagraph_sizes`)."""
+    most = min(2 * max_num_seqs, 512, max_num_batched_tokens)
+    sizes = [1, 2, 4, *range(8, 256, 8), *range(256, 513, 16)]
+    return np.array([size for size in sizes if size <= most], dtype=np.int64)
 
 
 def simulate_ranks(
@@ -61,11 +107,8 @@ def simulate_ranks(
     Raises:
         UsageError: a closed loop, or no ranks.
     """
-    if requests.clients:
-        raise UsageError("Ranks in step serve no closed loop. Give arrivals, and 0 clients.")
-    if ranks < 1:
-        raise UsageError(f"{ranks} ranks serve nothing. Write 1 or more.")
-    times, preemptions, steps, refused = _run_ranks(
+    check_shared_out(requests, ranks, "Ranks in step")
+    outcome = _run_ranks(
         requests.arrival_s.astype(np.float64),
         requests.input_tokens.astype(np.int64),
         requests.output_tokens.astype(np.int64),
@@ -74,38 +117,27 @@ def simulate_ranks(
         costs_of(tables),
         (together.tokens, together.experts_s, together.exchange_s, together.captured),
     )
-    return Served(
-        arrival_s=requests.arrival_s,
-        scheduled_s=times[0],
-        first_token_s=times[1],
-        finished_s=times[2],
-        preemptions=preemptions,
-        steps=int(steps),
-        refused=int(refused),
-    )
+    return served_by(requests, outcome)
 
 
 def _run_ranks_python(
     arrival: Any, inputs: Any, outputs: Any, ranks: Any, settings: Any, costs: Any, together: Any
 ) -> Any:
-    count = arrival.shape[0]
-    nothing = np.full(count, np.inf)  # a place whose request never arrives, until one is sent there
-    replicas = [new_replica(nothing, inputs, outputs, 0, settings) for _ in range(ranks)]
-    owner, sent = np.empty(count, np.int64), np.zeros(ranks, np.int64)
+    total = arrival.shape[0]
+    replicas = idle_copies(arrival, inputs, outputs, ranks, settings)
+    owner, sent = np.empty(total, np.int64), np.zeros(ranks, np.int64)
     # Requests of each rank, waiting and running: as the client believes, and as they were when the last step began.
     believed, counted = np.zeros((ranks, 2), np.int64), np.zeros((ranks, 2), np.int64)
     now, begun, heard, following, steps = arrival[0], np.inf, -np.inf, 0, 0
     own = np.zeros(ranks, np.int64)
     while True:
-        while following < count and arrival[following] <= now:
-            rank = _choose_rank(believed)
+        while following < total and arrival[following] <= now:
+            rank = choose(believed)
             owner[following] = rank
-            one = replicas[rank].sequences[sent[rank]]
-            one.arrival, one.inputs, one.outputs = arrival[following], inputs[following], outputs[following]
+            send(replicas[rank], sent[rank], arrival[following], inputs[following], outputs[following])
             sent[rank] += 1
             following += 1
-        if now - heard >= _COUNTED_EVERY_S:
-            believed[:], heard = counted, now
+        heard = hear(believed, counted, heard, now)
         slowest, largest = 0.0, 0
         for rank in range(ranks):
             replica = replicas[rank]
@@ -117,7 +149,7 @@ def _run_ranks_python(
             largest = max(largest, state.active)
             counted[rank, 0], counted[rank, 1] = state.tail - state.head, state.active
         if own.sum() == 0:
-            soonest = arrival[following] if following < count else np.inf
+            soonest = arrival[following] if following < total else np.inf
             soonest = min(soonest, _next_arrival(replicas, settings))
             if soonest == np.inf:
                 break
@@ -130,36 +162,25 @@ def _run_ranks_python(
         steps += 1
         for replica in replicas:
             close_step(replica, settings, now)
-    return _collected(replicas, owner, steps)
-
-
-def _choose_rank_python(believed: Any) -> Any:
-    """The rank for the next request, and one more that waits there (vLLM, `DPLBAsyncMPClient`): a request that waits
-    counts as four that run, and of equals the first is taken."""
-    least, chosen = 2**62, 0
-    for rank in range(believed.shape[0]):
-        score = 4 * believed[rank, 0] + believed[rank, 1]
-        if score < least:
-            least, chosen = score, rank
-    believed[chosen, 0] += 1
-    return chosen
+    return collected(replicas, owner, steps)
 
 
 def _together_s_python(own: Any, together: Any) -> Any:
     """Experts' layers and exchange of a step, by each rank's own tokens."""
     tokens, experts_s, exchange_s, captured = together
     ranks = own.shape[0]
-    total, largest = 0, 0
+    total, largest, smallest = 0, 0, 2**62
     for rank in range(ranks):
         padded = max(own[rank], 1)
         place = np.searchsorted(captured, padded)
         if place < captured.size:
             padded = captured[place]
         total += padded
-        largest = max(largest, padded)
+        largest, smallest = max(largest, padded), min(smallest, padded)
     if captured.size and largest <= captured[-1]:
-        total = ranks * largest
-    return line(tokens, experts_s, float(total)) + line(tokens, exchange_s, float(ranks * largest))
+        total, smallest = ranks * largest, largest
+    exchanged = ranks * (total - smallest) / (ranks - 1) if ranks > 1 else float(total)
+    return line(tokens, experts_s, float(total)) + line(tokens, exchange_s, exchanged)
 
 
 def _next_arrival_python(replicas: Any, settings: Any) -> Any:
@@ -175,23 +196,6 @@ def _next_arrival_python(replicas: Any, settings: Any) -> Any:
     return following
 
 
-def _collected_python(replicas: Any, owner: Any, steps: Any) -> Any:
-    """What became of all requests, in their order: times, shape (3, n), preemptions, steps, refused."""
-    count, ranks = owner.shape[0], len(replicas)
-    times, preemptions, refused = np.empty((3, count)), np.empty(count, np.int64), 0
-    for rank in range(ranks):
-        refused += replicas[rank].state[0].refused
-    found = np.zeros(ranks, np.int64)
-    for r in range(count):
-        one = replicas[owner[r]].sequences[found[owner[r]]]
-        found[owner[r]] += 1
-        times[0, r], times[1, r], times[2, r] = one.scheduled, one.first, one.finished
-        preemptions[r] = one.preemptions
-    return times, preemptions, steps, refused
-
-
 _next_arrival = compiled(_next_arrival_python)
-_choose_rank = compiled(_choose_rank_python)
 _together_s = compiled(_together_s_python)
-_collected = compiled(_collected_python)
 _run_ranks = compiled(_run_ranks_python)

@@ -9,7 +9,7 @@ import numpy as np
 from tuner.performance.corrections import Corrections, Engine
 from tuner.performance.grid import Array
 from tuner.performance.steady_state import prompt_s
-from tuner.performance.step_time import StepLoads, StepTime
+from tuner.performance.step_time import StepLoads, StepParts, StepTime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,27 +50,19 @@ class StepTables:
     def of(
         cls, step: StepTime, factors: Corrections, engine: Engine, overlapped: bool, max_tokens: int, max_context: int
     ) -> StepTables:
-        """From operator tables and correction factors; pipeline stages run one after another."""
-        tokens = _grid(max_tokens)
-        dense = step.parts(StepLoads.decode(tokens, np.ones_like(tokens)))
-        layers = factors.layer_s * step.graph.layers
-        level = float(factors.of("level", [engine])[0])
-        # long steps run at the speed of prompts, short ones at that of decoding
-        decoding = level * (
-            factors.matmul * dense.matmul
-            + factors.experts * dense.experts
-            + 1.3 * dense.pointwise
-            + factors.collective * dense.collective
-            + layers
-        )
-        prompts = float(factors.of("prefill", [engine])[0])
-        computing = prompts * (prompt_s(dense) - dense.attention)
-        share = np.clip(np.log2(tokens / 256.0) / 3.0, 0.0, 1.0)
-        token_s = (1 - share) * decoding + share * np.maximum(computing, decoding * 0.5)
-        batches, contexts = _grid(1024, 4), _grid(max_context, 16)
+        """From operator tables and correction factors; pipeline stages run one after another.
+
+        Of one copy of attention; what several do together is left out (`ranks.Together` has it).
+        """
+        tokens = token_grid(max_tokens)
+        dense = step.parts(StepLoads.decode(tokens, np.ones_like(tokens)), step.own)
+        gaps = factors.layer_s * step.graph.layers
+        token_s = engine_s(tokens, dense, dense, factors, engine, gaps)
+        level, prompts = (float(factors.of(name, [engine])[0]) for name in ("level", "prefill"))
+        batches, contexts = token_grid(1024, 4), token_grid(max_context, 16)
         b, c = np.meshgrid(batches, contexts, indexing="ij")
         decode = step.parts(StepLoads.decode(b.ravel(), c.ravel())).attention.reshape(b.shape)
-        chunks, cached = _grid(max_tokens, 16), np.concatenate([[0.0], _grid(max_context, 64)])
+        chunks, cached = token_grid(max_tokens, 16), np.concatenate([[0.0], token_grid(max_context, 64)])
         q, k = np.meshgrid(chunks, cached, indexing="ij")
         prefill = step.parts(
             StepLoads(
@@ -99,7 +91,31 @@ class StepTables:
         )
 
 
-def _grid(high: int, start: int = 1) -> Array:
+def engine_s(
+    tokens: Array, decoding: StepParts, prompts: StepParts, factors: Corrections, engine: Engine, gaps_s: float = 0.0
+) -> Array:
+    """What an engine takes for steps without their attention, s: short ones go at the speed of decoding, long ones at
+    that of prompts.
+
+    Args:
+        tokens: of each step (of one copy of attention), shape (n,).
+        decoding, prompts: parts of those steps by operator tables, as steps that decode and as passes over prompts.
+        factors, engine: correction factors, and whose.
+        gaps_s: time between kernels, where decoding shows it.
+    """
+    slow = float(factors.of("level", [engine])[0]) * (
+        factors.matmul * decoding.matmul
+        + factors.experts * decoding.experts
+        + 1.3 * decoding.pointwise
+        + factors.collective * decoding.collective
+        + gaps_s
+    )
+    fast = float(factors.of("prefill", [engine])[0]) * (prompt_s(prompts) - prompts.attention)
+    share = np.clip(np.log2(tokens / 256.0) / 3.0, 0.0, 1.0)
+    return np.asarray((1 - share) * slow + share * np.maximum(fast, slow * 0.5))
+
+
+def token_grid(high: int, start: int = 1) -> Array:
     """`start` to `high`, eight points to an octave, whole numbers."""
     count = max(2, int(np.ceil(8 * np.log2(max(high, start + 1) / start))) + 1)
     return np.unique(np.round(np.geomspace(start, max(high, start + 1), count)))
