@@ -53,7 +53,6 @@ class StepTables:
         """From operator tables and correction factors; pipeline stages run one after another."""
         tokens = _grid(max_tokens)
         dense = step.parts(StepLoads.decode(tokens, np.ones_like(tokens)))
-        layers = factors.layer_s * step.graph.layers
         level = float(factors.of("level", [engine])[0])
         # long steps run at the speed of prompts, short ones at that of decoding
         decoding = level * (
@@ -61,7 +60,7 @@ class StepTables:
             + factors.experts * dense.experts
             + 1.3 * dense.pointwise
             + factors.collective * dense.collective
-            + layers
+            + factors.kernel_s * dense.replayed
         )
         prompts = float(factors.of("prefill", [engine])[0])
         computing = prompts * (prompt_s(dense) - dense.attention)
