@@ -42,7 +42,7 @@ Array = NDArray[np.float64]
 # Factors of the second table differ by engine, in the order of `Engine`: vLLM, SGLang, TensorRT-LLM.
 SHARED: dict[str, tuple[float, float]] = {
     "matmul": (1.0, 0.10), "attention": (1.0, 0.10), "experts": (1.0, 0.15), "collective": (1.0, 0.2),
-    "layer_s": (8.0, 4.0), "serial_host": (0.8, 0.3), "polled_steps": (15.0, 5.0),
+    "kernel_s": (0.8, 0.4), "serial_host": (0.8, 0.3), "polled_steps": (15.0, 5.0),
     "replicated": (2.0, 0.5),
     "acceptance": (0.6, 0.1), "acceptance_longer": (0.1, 0.1),
 }  # fmt: skip

@@ -55,7 +55,7 @@ class Corrections:
 
     Attributes:
         matmul, attention, experts, collective: times of the engine's kernels over those of the tables.
-        layer_s: time per layer between kernels, s, unless they are launched as dependents of one another.
+        kernel_s: time between two kernels of a step, s, unless they are launched as dependents of one another.
         serial_host: where the engine's loop does not run beside the GPU (vLLM before 0.14), how much of it adds up.
         polled_steps: mean steps that a request waits where the engine looks for new ones every 30 steps.
         replicated: factor on `prompt_chain` where attention is replicated and a pass waits for every replica.
@@ -81,7 +81,7 @@ class Corrections:
     attention: float
     experts: float
     collective: float
-    layer_s: float
+    kernel_s: float
     serial_host: float
     polled_steps: float
     replicated: float

@@ -13,7 +13,7 @@ Every request decodes `o` tokens beside b - 1 others; each of those ends and is 
     e         tokens that a step adds to a sequence: 1, or with k' drafted 1 + q + ... + q^k'; m = (o - 1) / e steps
     stay      later + m step
 
-    step  = ((d + x)^4 + h^4)^(1/4),   x = (b - 1) (w / n) ((1 - s) step / stay + s / (2 m)),   TPOT = step / e
+    step  = ((d + x)^3 + h^3)^(1/3),   x = (b - 1) (w / n) ((1 - s) step / stay + s / (2 m)),   TPOT = step / e
     later = t0 + r b + (1 - s) c w1 + s ((b + k) p / 2 + l) + a step
     first = t0 + r b + g ((b + k) p / 2 + l) + step
     TTFT  = first / 10 + 9 later / 10 + waiting ((m + 1) step + later) / b
@@ -170,7 +170,7 @@ def latencies(loads: ClosedLoads, factors: Corrections, short: NDArray[np.bool_]
         short: shape (n,), those that are a place short of their clients where they may be; none without it.
     """
     engine = _by_engine(factors, loads.engines)
-    gaps = np.where(loads.dependent_launch, 0.0, factors.layer_s * loads.layers)
+    gaps = np.where(loads.dependent_launch, 0.0, factors.kernel_s * loads.decode.replayed)
     decode = (
         factors.matmul * loads.decode.matmul
         + factors.attention * loads.decode.attention
@@ -203,7 +203,7 @@ def latencies(loads: ClosedLoads, factors: Corrections, short: NDArray[np.bool_]
     own = chain * np.where(loads.replicated, factors.replicated, 1.0) * _joined(prompts.alone, prompts.launch)
     before = outside + (1.0 - in_step) * own + in_step * (cohort + prompts.launch)
     awaited = engine["first_token_steps"] + factors.polled_steps * loads.polling + _balanced(loads, running / steps)
-    tpot = (decode**4 + host**4) ** 0.25 + others / output * prompts.chunked
+    tpot = _joined(decode, host) + others / output * prompts.chunked
     count = np.ones_like(tpot)
     for _ in range(_ROUNDS):
         work = prompts.work(count)
@@ -211,7 +211,7 @@ def latencies(loads: ClosedLoads, factors: Corrections, short: NDArray[np.bool_]
         count = np.clip(1.0 + running / stay * _joined(work, prompts.launch), 1.0, prompts.filling)
         slowed = others * ((1.0 - in_step) * tpot / stay + in_step / (2.0 * steps))
         between = slowed * _joined(work, np.maximum(prompts.launch - hidden, 0.0)) / count
-        beside = ((decode + between) ** 4 + host**4) ** 0.25
+        beside = _joined(decode + between, host)
         tpot = np.sqrt(tpot * np.where(loads.serial_host, decode + between + factors.serial_host * host, beside))
     first = outside + engine["opening"] * (cohort + prompts.launch) + tpot
     later = before + awaited * tpot
@@ -260,6 +260,10 @@ def prompt_s(parts: StepParts) -> Array:
     return parts.matmul + parts.attention + parts.experts + _POINTWISE * parts.pointwise + parts.collective
 
 
-def _joined(work: Array, launch: Array) -> Array:
-    """GPU work and its launches run beside each other: the longer of both, smoothed."""
-    return np.asarray((work**3 + launch**3) ** (1.0 / 3.0))
+def _joined(work: Array, beside: Array) -> Array:
+    """GPU work, and its launches or the engine's loop, run beside each other: the longer of both, smoothed.
+
+    Both vary from step to step, so that the longer one is longer on average than either mean; where they are alike, by
+    a quarter.
+    """
+    return np.asarray((work**3 + beside**3) ** (1.0 / 3.0))

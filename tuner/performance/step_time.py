@@ -31,6 +31,11 @@ _KERNELS: Final[dict[type, float]] = {LatentAttention: 8.0, LinearAttention: 8.0
 """Kernels launched for one operator over prompts, about, where it is not one: around a latent softmax the norms,
 rotation, concatenations and the cache's write; convolution, gates and six of a chunked scan; choosing experts."""
 
+_REPLAYED: Final[dict[type, float]] = {**_KERNELS, Attention: 4.0, Experts: 8.0}
+"""The same in a decode step, by vLLM's code: rotation, the cache's write, attention and the joining of its splits
+(`v1/attention/backends/flash_attn.py`); choosing experts, sorting tokens, two products, the activation, a
+quantisation before each product, and the sum (`fused_moe/fused_moe.py`)."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepLoads:
@@ -99,6 +104,7 @@ class StepParts:
         pointwise: normalisations, activations, embeddings, additions.
         collective: sums over GPUs.
         kernels: number of kernels launched, not seconds.
+        replayed: number of kernels of a decode step, which a graph replays one after another, not seconds.
     """
 
     matmul: Array
@@ -107,6 +113,7 @@ class StepParts:
     pointwise: Array
     collective: Array
     kernels: Array
+    replayed: Array
 
     @property
     def total(self) -> Array:
@@ -172,7 +179,11 @@ class StepTime:
                 continue
             kind, seconds = self.operator_s(operator, loads)
             sums[kind] += seconds
-            sums["kernels"] += operator.count * (self._calls(operator) if kind != "pointwise" else 0.5)
+            # of small operations every other one is fused with its neighbour
+            usual = 0.5 if kind == "pointwise" else 1.0
+            sums["kernels"] += operator.count * _KERNELS.get(type(operator), usual)
+            if not isinstance(operator, AllReduce) or operator.group(self.shard) > 1:
+                sums["replayed"] += operator.count * _REPLAYED.get(type(operator), usual)
         return StepParts(**sums)
 
     def operator_s(self, operator: Operator, loads: StepLoads) -> tuple[str, Array]:
@@ -212,9 +223,6 @@ class StepTime:
             return gathered + scattered + table.all_reduce_s(shard.tensor, message)
         sent = loads.tokens * operator.width * self._copies
         return np.minimum(table.all_reduce_s(group, everyone), table.all_to_all_s(group, sent))
-
-    def _calls(self, operator: Operator) -> float:
-        return next((calls for kind, calls in _KERNELS.items() if isinstance(operator, kind)), 1.0)
 
     def _attention(self, operator: Attention, loads: StepLoads) -> Array:
         heads, kv_heads = operator.shape(self.shard)

@@ -173,7 +173,7 @@ def test_ranks_with_as_many_tokens_each_take_as_long_as_the_closed_form_counts(r
         + FACTORS.experts * whole.experts
         + 1.3 * whole.pointwise
         + FACTORS.collective * whole.collective
-        + FACTORS.layer_s * 48
+        + FACTORS.kernel_s * whole.replayed
     )
     found = np.interp(tokens, own.tokens, own.token_s)
     found += np.interp(ranks * tokens, joint.tokens, joint.experts_s + joint.exchange_s)

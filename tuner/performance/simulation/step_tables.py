@@ -56,8 +56,7 @@ class StepTables:
         """
         tokens = token_grid(max_tokens)
         dense = step.parts(StepLoads.decode(tokens, np.ones_like(tokens)), step.own)
-        gaps = factors.layer_s * step.graph.layers
-        token_s = engine_s(tokens, dense, dense, factors, engine, gaps)
+        token_s = engine_s(tokens, dense, dense, factors, engine)
         level, prompts = (float(factors.of(name, [engine])[0]) for name in ("level", "prefill"))
         batches, contexts = token_grid(1024, 4), token_grid(max_context, 16)
         b, c = np.meshgrid(batches, contexts, indexing="ij")
@@ -91,9 +90,7 @@ class StepTables:
         )
 
 
-def engine_s(
-    tokens: Array, decoding: StepParts, prompts: StepParts, factors: Corrections, engine: Engine, gaps_s: float = 0.0
-) -> Array:
+def engine_s(tokens: Array, decoding: StepParts, prompts: StepParts, factors: Corrections, engine: Engine) -> Array:
     """What an engine takes for steps without their attention, s: short ones go at the speed of decoding, long ones at
     that of prompts.
 
@@ -101,14 +98,13 @@ def engine_s(
         tokens: of each step (of one copy of attention), shape (n,).
         decoding, prompts: parts of those steps by operator tables, as steps that decode and as passes over prompts.
         factors, engine: correction factors, and whose.
-        gaps_s: time between kernels, where decoding shows it.
     """
     slow = float(factors.of("level", [engine])[0]) * (
         factors.matmul * decoding.matmul
         + factors.experts * decoding.experts
         + 1.3 * decoding.pointwise
         + factors.collective * decoding.collective
-        + gaps_s
+        + factors.kernel_s * decoding.replayed
     )
     fast = float(factors.of("prefill", [engine])[0]) * (prompt_s(prompts) - prompts.attention)
     share = np.clip(np.log2(tokens / 256.0) / 3.0, 0.0, 1.0)
