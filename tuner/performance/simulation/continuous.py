@@ -128,13 +128,20 @@ def simulate(requests: Requests, scheduler: Scheduler, tables: StepTables) -> Se
     """Runs all requests through one replica."""
     return _served(
         _run(
-            requests.arrival_s.astype(np.float64),
-            requests.input_tokens.astype(np.int64),
-            requests.output_tokens.astype(np.int64),
+            *arrays_of(requests),
             min(requests.clients, requests.arrival_s.size),
             settings_of(scheduler, requests),
             costs_of(tables),
         )
+    )
+
+
+def arrays_of(requests: Requests) -> tuple[Array, Counts, Counts]:
+    """Arrivals and lengths as compiled code takes them."""
+    return (
+        requests.arrival_s.astype(np.float64),
+        requests.input_tokens.astype(np.int64),
+        requests.output_tokens.astype(np.int64),
     )
 
 
