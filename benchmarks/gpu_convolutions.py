@@ -29,6 +29,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from benchmarks.gpu_passes import kernel_seconds
 from profilers.microbenchmark import profile
 from profilers.onnx_file.reader import OnnxReader
 from profilers.probe import Probe
@@ -210,24 +211,17 @@ def _pass(network: ResNet50, images: torch.Tensor, way: Convolve) -> Callable[[]
 
 def _by_kernel(call: Callable[[], object]) -> tuple[dict[str, float], dict[str, float]]:
     """Seconds that the kernels of a pass take, one by one, by what they compute, and of the ten longest by name."""
-    call()
-    torch.cuda.synchronize()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as found:
-        for _ in range(3):
-            call()
-        torch.cuda.synchronize()
     sums = dict.fromkeys(("convolution", "fused", "other"), 0.0)
     names: dict[str, float] = {}
-    for event in found.key_averages():
-        seconds = event.self_device_time_total * 1e-6 / 3
-        name = event.key.lower()
+    for key, seconds in kernel_seconds(call).items():
+        name = key.lower()
         kind = (
             "fused" if name.startswith("triton")
             else "other" if name.startswith("void at::native") or "memset" in name or "memcpy" in name
             else "convolution"
         )  # fmt: skip
         sums[kind] += seconds
-        names[event.key[:90]] = seconds
+        names[key[:90]] = seconds
     return sums, dict(sorted(names.items(), key=lambda pair: -pair[1])[:10])
 
 

@@ -102,23 +102,28 @@ def measure(config: dict[str, object]) -> Iterator[dict[str, object]]:
 
 def by_kernel(call: Callable[[], object]) -> dict[str, float]:
     """Seconds that the kernels of a pass take, one by one, by what they compute."""
-    call()
-    torch.cuda.synchronize()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as found:
-        for _ in range(3):
-            call()
-        torch.cuda.synchronize()
     sums = dict.fromkeys(("matmul", "attention", "fused", "other"), 0.0)
-    for event in found.key_averages():
-        name = event.key.lower()
+    for key, seconds in kernel_seconds(call).items():
+        name = key.lower()
         kind = (
             "attention" if "sdpa" in name or "flash_fwd" in name or "fmha" in name
             else "fused" if name.startswith("triton")
             else "matmul" if any(word in name for word in ("nvjet", "gemm", "cutlass", "splitk"))
             else "other"
         )  # fmt: skip
-        sums[kind] += event.self_device_time_total * 1e-6 / 3
+        sums[kind] += seconds
     return sums
+
+
+def kernel_seconds(call: Callable[[], object]) -> dict[str, float]:
+    """Seconds that each kernel of a pass takes, one by one, by name: the mean of three passes after a first."""
+    call()
+    torch.cuda.synchronize()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as found:
+        for _ in range(3):
+            call()
+        torch.cuda.synchronize()
+    return {event.key: event.self_device_time_total * 1e-6 / 3 for event in found.key_averages()}
 
 
 def report(graph: ModelGraph, rows: list[dict[str, Any]], profiles: dict[str, list[Path]]) -> None:

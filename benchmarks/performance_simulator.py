@@ -17,7 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from search_spaces.device_catalogue import catalogue
-from tuner.performance.simulation.continuous import Requests, Scheduler, simulate
+from tuner.performance.simulation.continuous import Requests, Scheduler, Served, simulate
 from tuner.performance.simulation.ranks import Together, captured_sizes, simulate_ranks
 from tuner.performance.simulation.step_tables import StepTables
 
@@ -43,16 +43,9 @@ def real(folder: Path) -> None:
     for (hardware, model), rows in runs.groupby(["hardware", "model"]):
         settings = meta[f"{hardware}/{model}"]["engine_kwargs"]
         tables = profile_tables(folder, str(hardware), str(model))
-        if tables is None:
-            print(f"{hardware} {model}: experts' operator profile has no dense part, skipped")
-            continue
         ranks = settings["data_parallel_size"]
-        rows = rows.assign(sent_s=sent_s(rows)).sort_values("sent_s")
-        requests = Requests(
-            arrival_s=rows.sent_s.to_numpy(float),
-            input_tokens=rows.input_tokens.to_numpy(np.int64),
-            output_tokens=rows.output_tokens.to_numpy(np.int64),
-        )
+        rows = as_sent(rows)
+        requests = requests_of(rows)
         blocks = cache.get(f"{hardware}/{model}") or 30_000
         scheduler = Scheduler(
             max_num_seqs=settings["max_num_seqs"],
@@ -66,28 +59,43 @@ def real(folder: Path) -> None:
             served = simulate_ranks(requests, ranks, scheduler, tables, together)
         else:
             served = simulate(requests, scheduler, tables)
-        compare(
-            f"{hardware} {model}",
-            requests,
-            served.first_token_s,
-            served.finished_s,
-            (rows.first_token_s - rows.sent_s).to_numpy(float),
-            ((rows.last_token_s - rows.first_token_s) / (rows.output_tokens - 1)).to_numpy(float),
-            float(rows.last_token_s.max()),
-        )
+        beside_run(f"{hardware} {model}", rows, requests, served)
 
 
-def sent_s(rows: pd.DataFrame) -> pd.Series:
-    """When the client sent each request, on the engine's clock; it is then that a rank is chosen.
+def as_sent(rows: pd.DataFrame) -> pd.DataFrame:
+    """A run in the order in which the client sent its requests, with `sent_s` on the engine's clock; it is then that a
+    rank is chosen.
 
     The engine notes a request (`queued_s`) between two of its steps, and simulated steps end at other times. Each clock
     starts at its first request; as none is noted before it is sent, the least lead of the notes is taken for the
     difference of the clocks.
     """
-    return rows.arrival_s + (rows.queued_s - rows.arrival_s).min()
+    return rows.assign(sent_s=rows.arrival_s + (rows.queued_s - rows.arrival_s).min()).sort_values("sent_s")
 
 
-def profile_tables(folder: Path, hardware: str, model: str) -> StepTables | None:
+def requests_of(rows: pd.DataFrame) -> Requests:
+    """The requests of a run `as_sent`."""
+    return Requests(
+        arrival_s=rows.sent_s.to_numpy(float),
+        input_tokens=rows.input_tokens.to_numpy(np.int64),
+        output_tokens=rows.output_tokens.to_numpy(np.int64),
+    )
+
+
+def beside_run(title: str, rows: pd.DataFrame, requests: Requests, served: Served) -> None:
+    """Prints what is simulated beside a run `as_sent`."""
+    compare(
+        title,
+        requests,
+        served.first_token_s,
+        served.finished_s,
+        (rows.first_token_s - rows.sent_s).to_numpy(float),
+        ((rows.last_token_s - rows.first_token_s) / (rows.output_tokens - 1)).to_numpy(float),
+        float(rows.last_token_s.max()),
+    )
+
+
+def profile_tables(folder: Path, hardware: str, model: str) -> StepTables:
     """Step tables from profiles taken inside vLLM; without experts' layers."""
     dense = pd.read_csv(folder / "v1_dense.csv.gz")
     dense = dense[(dense.hardware == hardware) & dense.model.str.endswith(model) & (dense.tp == 1)]

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from benchmarks.performance_simulator import compare, sent_s
+from benchmarks.performance_simulator import as_sent, beside_run, requests_of
 from profilers.shipped import folder as shipped_tables
 from search_spaces.device_catalogue import catalogue
 from tuner.cli.performance_inputs import read_model
@@ -103,29 +103,17 @@ def beside_real_runs(models: Path, folder: Path) -> None:
     for (hardware, name), rows in runs.groupby(["hardware", "model"]):
         launched = meta[f"{hardware}/{name}"]
         engine = launched["engine_kwargs"]
-        settings = {name: str(engine[name]).lower() for name in ("max_num_seqs", "max_num_batched_tokens")}
+        settings = {setting: str(engine[setting]) for setting in ("max_num_seqs", "max_num_batched_tokens")}
         if engine["data_parallel_size"] > 1:
             settings |= {"data_parallel_size": str(engine["data_parallel_size"]), **SPREAD}
         if blocks := (launched.get("kv_cache") or {}).get("num_gpu_blocks"):
             settings["num_gpu_blocks_override"] = str(blocks)
-        rows = rows.assign(sent_s=sent_s(rows)).sort_values("sent_s")
-        trace = Requests(
-            arrival_s=rows.sent_s.to_numpy(float),
-            input_tokens=rows.input_tokens.to_numpy(np.int64),
-            output_tokens=rows.output_tokens.to_numpy(np.int64),
-        )
+        rows = as_sent(rows)
+        trace = requests_of(rows)
         longest = int((trace.input_tokens + trace.output_tokens).max())
         model = on_device(models / (LLAMA if "Llama" in str(name) else QWEN), DEVICES[str(hardware)], longest)
         served = simulate_deployment(trace, read_settings(settings, model.graph, model.table.hardware), model)
-        compare(
-            f"{hardware} {name}",
-            trace,
-            served.first_token_s,
-            served.finished_s,
-            (rows.first_token_s - rows.sent_s).to_numpy(float),
-            ((rows.last_token_s - rows.first_token_s) / (rows.output_tokens - 1)).to_numpy(float),
-            float(rows.last_token_s.max()),
-        )
+        beside_run(f"{hardware} {name}", rows, trace, served)
 
 
 def on_device(path: Path, device: str, longest: int) -> ModelOnDevice:

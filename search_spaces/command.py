@@ -140,6 +140,7 @@ class CommandSpace:
         Raises:
             UnknownNameError: any other format.
             ModelError, UnavailableError: as `launch`.
+            UsageError: as `serve_script`.
         """
         if form != _SCRIPT:
             raise UnknownNameError("export format of command", form, self.formats)

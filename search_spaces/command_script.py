@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Final
 
+from tuner.errors import UsageError
 from tuner.launch import LaunchSpec
 from tuner.launch_texts import launch_texts
 
@@ -25,8 +26,9 @@ def serve_script(spec: LaunchSpec, says: Sequence[str]) -> str:
         says: comments.
 
     Raises:
-        UsageError: a placeholder that means nothing.
+        UsageError: a placeholder that means nothing, or a text that no shell can hold.
     """
+    _check(spec)
     texts = launch_texts(
         spec,
         host="\0host\0",
@@ -44,9 +46,25 @@ def serve_script(spec: LaunchSpec, says: Sequence[str]) -> str:
         if folder != ".":
             lines.append(f'mkdir -p "$scratch"/{shlex.quote(folder)}')
         lines.append(f'printf %s {_word(text)} >"$scratch"/{shlex.quote(name)}')
-    lines += [f"export {name}={_word(text)}" for name, text in texts.environment.items()]
-    lines.append(f'exec {" ".join(map(_word, texts.argv))} "$@"')
+    # The arguments first: a variable of the server's may have the name of one of the script's.
+    lines.append(f'set -- {" ".join(map(_word, texts.argv))} "$@"')
+    if texts.environment:
+        lines.append("export " + " ".join(f"{name}={_word(text)}" for name, text in texts.environment.items()))
+    lines.append('exec "$@"')
     return "\n".join(lines) + "\n"
+
+
+def _check(spec: LaunchSpec) -> None:
+    """That the texts have no NUL: the marks begin and end with one, and a shell has no word for it."""
+    texts = [("argument", text) for text in spec.argv]
+    texts += [(f"variable {name}", text) for name, text in spec.environment.items()]
+    texts += [("file name", name) for name in spec.files]
+    texts += [(f"file {name!r}", text) for name, text in spec.files.items()]
+    for kind, text in texts:
+        if "\0" in text:
+            raise UsageError(
+                f"The {kind} has a NUL character, which no shell script can hold: {text[:80]!r}. Remove it."
+            )
 
 
 def _word(text: str) -> str:

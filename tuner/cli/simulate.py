@@ -1,4 +1,4 @@
-"""`tune simulate`: one configuration of a study in detail, or of an engine under a trace, request by request."""
+"""`tune simulate`: one configuration of a study in detail, or engines under a trace, request by request."""
 
 from __future__ import annotations
 

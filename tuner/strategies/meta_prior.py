@@ -188,7 +188,7 @@ class _Metric:
 
     Attributes:
         models: one per view; none where there are no earlier tasks, or nothing ever failed.
-        told: as of the first model's `Hyperparameters`.
+        told: as of the `Hyperparameters` of the first view, 0 without models.
     """
 
     name: str
@@ -298,21 +298,24 @@ class EarlierKnowledge:
                 without_loaded(data, [metric[task] for metric in before[:-1]], loadings)
                 for task, data in enumerate(standard)
             ]
-        fits: list[Hyperparameters] = []
+        models: tuple[HierarchicalModel, ...] = ()
+        told = 0.0
         if standard and not (column.name == RAN and all((data.values > 0).all() for data in standard)):
             measured = [data for data in standard if len(data.values)]
             fits = [self._hyperparameters(column.name, encoding, measured) for encoding in self._encodings]
+            models = tuple(
+                HierarchicalModel(encoding, self._grid, standard, fit)
+                for encoding, fit in zip(self._encodings, fits, strict=True)
+            )
+            told = fits[0].told
         return _Metric(
             name=column.name,
             logarithmic=logarithmic,
             centre=centre,
             scale=scale,
             loadings=tuple(loadings.tolist()),
-            models=tuple(
-                HierarchicalModel(encoding, self._grid, standard, fit)
-                for encoding, fit in zip(self._encodings, fits, strict=False)
-            ),
-            told=fits[0].told if fits else 0.0,
+            models=models,
+            told=told,
         )
 
     def _gaussians(self, metric: _Metric, codes: IntArray, smooth: Sequence[Sequence[Gaussian]]) -> list[Gaussian]:

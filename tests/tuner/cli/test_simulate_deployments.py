@@ -68,6 +68,39 @@ def test_every_request_is_served_and_the_summary_says_by_what(
         assert all(float(row["e2e_s"]) > float(row["ttft_s"]) for row in csv.DictReader(file))
 
 
+@pytest.mark.parametrize(
+    ("model", "settings"),
+    [
+        ("dense", ()),
+        ("dense", ("data_parallel_size=2",)),
+        ("experts", ("data_parallel_size=2", "enable_expert_parallel=true")),
+        ("dense", WORKERS),
+    ],
+)
+@pytest.mark.parametrize(("limit", "warns"), [("max_model_len=1000", True), ("num_gpu_blocks_override=50", False)])
+def test_what_is_too_long_is_refused_by_any_number_of_engines(
+    models: Path, capsys: pytest.CaptureFixture[str], model: str, settings: tuple[str, ...], limit: str, warns: bool
+) -> None:
+    with (models / "trace.csv").open("a") as file:
+        file.write("1.05,900,101\n")
+    assert simulated(models, model, *settings, limit) == 0
+    out, err = capsys.readouterr()
+    summary = json.loads(out)
+    assert (summary["requests"], summary["refused"]) == (41, 1)
+    assert ("900 + 101 tokens" in err) == warns
+    with (models / "out.csv").open(newline="") as file:
+        assert [row["input_tokens"] for row in csv.DictReader(file) if not row["e2e_s"]] == ["900"]
+
+
+@pytest.mark.parametrize(
+    "setting", ["gpu_memory_utilization=nan", "gpu_memory_utilization=1.5", "block_size=1.5", "max_num_seqs=inf"]
+)
+def test_numbers_out_of_range_are_misuse(models: Path, capsys: pytest.CaptureFixture[str], setting: str) -> None:
+    name, value = setting.split("=")
+    assert simulated(models, "dense", setting) == 2
+    assert f"{name} is '{value}'. Write a" in capsys.readouterr().err
+
+
 def test_switches_are_printed_as_they_are_written(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert simulated(models, "experts", "data_parallel_size=2", "enable_expert_parallel=true", json=False) == 0
     lines = dict(line.split() for line in capsys.readouterr().out.splitlines())

@@ -89,3 +89,82 @@ def test_earlier_tasks_count_only_where_their_answers_follow_from_the_configurat
     disorder: float, transferred: bool
 ) -> None:
     assert meta_prior(measured(disorder), MetaSettings(), {}).transferred.any() == transferred
+
+
+WORDS = ("a", "b", "c")
+
+
+def of_words(words: tuple[str, ...]) -> ListedProblem:
+    """Four earlier tasks that know three words, where the new one has `words`."""
+    rows = tuple((word, count) for word in WORDS for count in (1, 2, 4))
+    speeds = {"a": 1.0, "b": 2.0, "c": 4.0}
+    tasks = tuple(
+        EarlierTask(
+            name=(f"{size:g}",),
+            rows=rows,
+            ran=np.ones(len(rows), bool),
+            objective=size * np.array([speeds[word] * count**0.5 for word, count in rows]),
+            constraints=np.empty((len(rows), 0)),
+        )
+        for size in (0.5, 0.8, 1.1, 1.7)
+    )
+    return ListedProblem(
+        parameters=(ListedParameter("kind", Scale.CATEGORICAL), ListedParameter("count", Scale.LOG)),
+        rows=tuple((word, count) for word in words for count in (1, 2, 4)),
+        direction=Direction.MAXIMIZE,
+        earlier=tasks,
+    )
+
+
+def test_each_view_has_every_hypothesis_and_half_of_the_weight() -> None:
+    prior = meta_prior(of_words(WORDS), MetaSettings(), {})
+    count = len(prior.weights) // 2
+    assert prior.weights.sum() == pytest.approx(1.0)
+    assert np.array_equal(prior.weights[:count], prior.weights[count:])
+    assert np.array_equal(prior.followed[:count], prior.followed[count:])
+    assert [(prior.followed == task).sum() for task in range(4)] == [2] * 4
+    for metric in prior.metrics:
+        assert len(metric.gaussians) == 2 * count
+
+
+def test_of_a_word_that_no_earlier_task_has_less_is_known_in_either_view() -> None:
+    prior = meta_prior(of_words(("a", "new")), MetaSettings(), {})
+    assert prior.transferred.any()
+    for hypothesis in np.flatnonzero(prior.transferred):
+        mean, covariance = prior.metrics[0].gaussians[hypothesis].at(np.arange(6))
+        assert np.isfinite(mean).all()
+        assert (np.diag(covariance)[3:] > np.diag(covariance)[:3]).all()
+
+
+def test_the_order_of_words_is_read_from_earlier_tasks_that_have_more_of_them() -> None:
+    prior = meta_prior(of_words(("a", "c")), MetaSettings(), {})
+    assert prior.transferred.any()
+    for hypothesis in np.flatnonzero(prior.transferred):
+        mean, _ = prior.metrics[0].gaussians[hypothesis].at(np.arange(6))
+        assert (mean[3:] > mean[:3]).all()
+
+
+def test_a_hundred_words_are_read_in_either_view() -> None:
+    words = tuple(f"w{place}" for place in range(100))
+    generator = np.random.default_rng(0)
+    speeds = generator.normal(size=100)
+    tasks = tuple(
+        EarlierTask(
+            name=(f"{task}",),
+            rows=tuple((word,) for word in words),
+            ran=np.ones(100, bool),
+            objective=np.exp(speeds + 0.1 * generator.normal(size=100)),
+            constraints=np.empty((100, 0)),
+        )
+        for task in range(3)
+    )
+    listed = ListedProblem(
+        parameters=(ListedParameter("kind", Scale.CATEGORICAL),),
+        rows=tuple((word,) for word in words),
+        direction=Direction.MAXIMIZE,
+        earlier=tasks,
+    )
+    prior = meta_prior(listed, MetaSettings(), {})
+    for own in (0, len(prior.weights) // 2):
+        mean, _ = prior.metrics[0].gaussians[own].at(np.arange(100))
+        assert np.corrcoef(mean, speeds)[0, 1] > 0.9

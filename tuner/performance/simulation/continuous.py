@@ -73,8 +73,8 @@ class Scheduler:
     Attributes:
         max_num_seqs, max_num_batched_tokens: places, and tokens of one step.
         blocks, block_size: of the cache; tokens per block.
-        max_model_len: most tokens of a prompt and its answer; what is longer, or than the cache, is refused as it
-            arrives. `None` where the cache alone limits them.
+        max_model_len: most tokens of a prompt and its answer, `None` where the cache alone limits them; what is longer
+            than either is refused as it arrives.
         prefix_caching: whether free blocks keep what they hold until they are taken, so that a sequence thrown out
             finds what is left of its own (V1 only).
         shared_prefix_tokens: leading tokens that all prompts share and the cache keeps (V1 only).
@@ -128,13 +128,20 @@ def simulate(requests: Requests, scheduler: Scheduler, tables: StepTables) -> Se
     """Runs all requests through one replica."""
     return _served(
         _run(
-            requests.arrival_s.astype(np.float64),
-            requests.input_tokens.astype(np.int64),
-            requests.output_tokens.astype(np.int64),
+            *arrays_of(requests),
             min(requests.clients, requests.arrival_s.size),
             settings_of(scheduler, requests),
             costs_of(tables),
         )
+    )
+
+
+def arrays_of(requests: Requests) -> tuple[Array, Counts, Counts]:
+    """Arrivals and lengths as compiled code takes them."""
+    return (
+        requests.arrival_s.astype(np.float64),
+        requests.input_tokens.astype(np.int64),
+        requests.output_tokens.astype(np.int64),
     )
 
 

@@ -25,7 +25,15 @@ from tuner.performance.simulation.balancer import (
     served_by,
 )
 from tuner.performance.simulation.compiled import compiled
-from tuner.performance.simulation.continuous import Counts, Requests, Scheduler, Served, costs_of, settings_of
+from tuner.performance.simulation.continuous import (
+    Counts,
+    Requests,
+    Scheduler,
+    Served,
+    arrays_of,
+    costs_of,
+    settings_of,
+)
 from tuner.performance.simulation.lookup import line, with_host
 from tuner.performance.simulation.replica import forget_prefix, planned_by, receive
 from tuner.performance.simulation.step_course import close_step, step_cost
@@ -109,9 +117,7 @@ def simulate_ranks(
     """
     check_shared_out(requests, ranks, "Ranks in step")
     outcome = _run_ranks(
-        requests.arrival_s.astype(np.float64),
-        requests.input_tokens.astype(np.int64),
-        requests.output_tokens.astype(np.int64),
+        *arrays_of(requests),
         ranks,
         settings_of(scheduler, requests),
         costs_of(tables),

@@ -21,7 +21,7 @@ from tuner.performance.simulation.balancer import (
     served_by,
 )
 from tuner.performance.simulation.compiled import compiled
-from tuner.performance.simulation.continuous import Requests, Scheduler, Served, costs_of, settings_of
+from tuner.performance.simulation.continuous import Requests, Scheduler, Served, arrays_of, costs_of, settings_of
 from tuner.performance.simulation.lookup import with_host
 from tuner.performance.simulation.replica import forget_prefix, planned_by, receive
 from tuner.performance.simulation.step_course import close_step, step_cost
@@ -43,9 +43,7 @@ def simulate_replicas(requests: Requests, replicas: int, scheduler: Scheduler, t
     """
     check_shared_out(requests, replicas, "Replicas")
     outcome = _run_replicas(
-        requests.arrival_s.astype(np.float64),
-        requests.input_tokens.astype(np.int64),
-        requests.output_tokens.astype(np.int64),
+        *arrays_of(requests),
         replicas,
         settings_of(scheduler, requests),
         costs_of(tables),
