@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -32,11 +33,25 @@ _OUTLINED = 64
 """Rows of the whitener that outlines make do with."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Knowledge:
+    """What lists need of a model: that refers to its latest list, and a list that did to it would outlive them both.
+
+    Attributes: as of `HierarchicalModel`.
+    """
+
+    codes: IntArray
+    shared: ListedCovariance
+    deviating: ListedCovariance
+    whitener: FloatArray
+    weights: FloatArray
+
+
 class _Configurations:
     """What is believed at listed configurations, each part computed when it is first needed.
 
     Args:
-        model: that believes it; m is the size of its grid.
+        model: what the tasks say; m is the size of its grid.
         codes: shape (n, p).
         from_grid, own_from_grid: prior covariances of mu and of a deviation with the grid, shape (m, n).
         rank: how much of what the tasks explain is looked at: how many rows of the model's whitener.
@@ -44,7 +59,7 @@ class _Configurations:
 
     def __init__(
         self,
-        model: HierarchicalModel,
+        model: _Knowledge,
         codes: IntArray,
         from_grid: FloatArray,
         own_from_grid: FloatArray,
@@ -86,11 +101,11 @@ class _List(_Configurations):
     """All configurations of a list, each by itself: variances are a little too large.
 
     Args:
-        model: that believes it.
+        model: what the tasks say.
         codes: shape (n, p).
     """
 
-    def __init__(self, model: HierarchicalModel, codes: IntArray) -> None:
+    def __init__(self, model: _Knowledge, codes: IntArray) -> None:
         shared, deviating = model.shared.between(model.codes, codes), model.deviating.between(model.codes, codes)
         super().__init__(model, codes, shared, deviating, _OUTLINED)
         self._latest: tuple[IntArray, _Configurations] | None = None
@@ -178,6 +193,7 @@ class HierarchicalModel:
         self.whitener: FloatArray = np.linalg.eigh(half @ half.T)[1].T[::-1] @ whitener
         explained = shared @ self.whitener.T
         grid_shared, grid_mean = shared - explained @ explained.T, shared @ self.weights
+        self._knowledge = _Knowledge(codes, self.shared, self.deviating, self.whitener, self.weights)
         self._task_explained = [explained[task.index] for task in self._tasks]
         self._remainders = [task.values - grid_mean[task.index] for task in self._tasks]
         self._half_spreads = [
@@ -269,7 +285,7 @@ class HierarchicalModel:
     def _list(self, codes: IntArray) -> _List:
         """What all hypotheses need to know of a list, kept for the next one."""
         if self._latest is None or not np.array_equal(self._latest.codes, codes):
-            self._latest = _List(self, codes)
+            self._latest = _List(self._knowledge, codes)
         return self._latest
 
     def _own_covariance(self, task: TaskData, own: FloatArray) -> FloatArray:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 
@@ -39,3 +42,19 @@ def test_an_outline_has_the_means_of_the_joint_distribution_and_variances_that_a
         assert (outline.variances >= np.diag(covariance) - 1e-6).all()
         assert outline.variances == pytest.approx(np.diag(covariance), abs=0.02)
         assert outline.columns == pytest.approx(covariance[:, some], abs=0.02)
+
+
+def test_a_model_goes_with_its_last_prior() -> None:
+    """It may hold gigabytes, of which Python's collector, which counts objects, knows nothing."""
+    codes = ENCODING.codes(ROWS)
+    tasks = [TaskData(index=np.arange(4), values=np.arange(4.0), repeats=np.ones(4))]
+    gc.disable()
+    try:
+        model = HierarchicalModel(ENCODING, codes[:4], tasks, default_hyperparameters(ENCODING))
+        prior = model.own(codes)
+        prior.at(np.arange(3))
+        gone = weakref.ref(model)
+        del model, prior
+        assert gone() is None
+    finally:
+        gc.enable()
