@@ -121,6 +121,10 @@ def _covariances(
             for j in range(m):
                 product[j] *= factor[j]
                 total[j] += term[j]
+        if places.shape[0] == 0:
+            for j in range(m):
+                product[j] += total[j]
+            continue
         for latent in range(places.shape[0]):
             here, there = left_places[latent, i], right_places[latent]
             for j in range(m):
