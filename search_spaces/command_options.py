@@ -34,14 +34,24 @@ def _quantity(dimension: Dimension, example: str) -> BeforeValidator:
     return BeforeValidator(read)
 
 
+def _given(value: object) -> object:
+    """What a program can be given: no system takes a NUL in arguments and variables."""
+    if isinstance(value, str) and "\0" in value:
+        raise ValueError("it contains a NUL, which no program can be given; remove it")
+    return value
+
+
 def _one_or_more(value: object) -> object:
     return value if isinstance(value, list | tuple) else [value]
 
 
 def _words(value: object) -> object:
     """A command as its words; a text is split as a shell would, but no shell ever sees it."""
+    if isinstance(value, list | tuple):
+        return [_given(each) for each in value]
     if not isinstance(value, str):
         return value
+    _given(value)
     try:
         return shlex.split(value)
     except ValueError as error:
@@ -50,6 +60,7 @@ def _words(value: object) -> object:
 
 Seconds = Annotated[float, _quantity(Dimension.TIME, "60 s"), WithJsonSchema({"type": "string", "examples": ["60 s"]})]
 Bytes = Annotated[float, _quantity(Dimension.BYTES, "1 GiB"), WithJsonSchema({"type": "string", "examples": ["1 GiB"]})]
+Word = Annotated[str, BeforeValidator(_given)]
 Scalar = bool | int | float | str
 Scalars = Annotated[
     tuple[Scalar, ...],
@@ -122,6 +133,8 @@ class ParameterSection(_Section):
 
     @model_validator(mode="after")
     def _has_a_domain(self) -> ParameterSection:
+        for value in self.values or ():
+            _given(value)
         if (self.values is None) == (self.range is None):
             raise ValueError("it needs values or a range, and not both; write for example values: [1, 2, 4]")
         return self
@@ -253,7 +266,7 @@ class CommandOptions(_Section):
         "would (no shell is involved). An entry {when: {parameter: value}, args: [...]} is only given then.",
         examples=[["serve", "--port", "{port}", "--threads", "{threads}"]],
     )
-    environment: dict[Annotated[str, Field(pattern=VARIABLE)], str] = Field(
+    environment: dict[Annotated[str, Field(pattern=VARIABLE)], Word] = Field(
         default_factory=dict, description="Variables by name, with {placeholders}; no secrets."
     )
     files: dict[str, str | FileSource] = Field(

@@ -120,7 +120,10 @@ def test_rules_speak_of_parameters_and_of_the_device() -> None:
     assert space.violations(config_of(engine, subject, device="all", threads=3)) == ('device != "all" or threads == 4',)
 
 
-@given(words=st.lists(st.text(st.characters(blacklist_categories=("Cs",)), max_size=20), min_size=1, max_size=5))
+TEXTS = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=20)
+
+
+@given(words=st.lists(TEXTS, min_size=1, max_size=5))
 def test_any_argument_without_a_placeholder_reaches_the_server_as_it_is(words: list[str]) -> None:
     words = [word for word in words if Template.parse(word).pieces == (word,)]
     engine = CommandSpace({"image": "x", "command": ["serve", *words], "health": HEALTH})
@@ -138,6 +141,22 @@ def test_filling_in_replaces_names_and_nothing_else(text: str, value: Value) -> 
     )
     if "{" not in text:
         assert filled == text
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"command": ["serve", "a\0b"]},
+        {"command": "serve a\0b"},
+        {"environment": {"WORD": "a\0b"}},
+        {"parameters": {"word": {"values": ["a", "a\0b"]}}},
+    ],
+    ids=["list", "text", "variable", "value"],
+)
+def test_what_no_program_can_be_given_is_refused_before_anything_starts(options: dict[str, object]) -> None:
+    with pytest.raises(OptionsError) as refused:
+        CommandSpace({**SERVER, **options})
+    assert any("NUL" in fault.problem for fault in refused.value.faults)
 
 
 def test_a_command_in_one_text_is_split_without_a_shell() -> None:
