@@ -67,6 +67,10 @@ class Hardware:
                 return self.flops_per_s[candidate]
         return self.flops_per_s[NumberFormat.BF16]
 
+    def link_among(self, devices: int) -> float:
+        """Bytes per second, one way and per device, among so many: of the node's link, or of the network beyond it."""
+        return self.link_bytes_per_s if devices <= self.node_devices else self.network_bytes_per_s
+
     def computes(self, format: NumberFormat) -> bool:
         """Whether the device multiplies in `format` itself, rather than unpacking to a wider one."""
         return any(candidate in self.flops_per_s for candidate in _SAME[format])

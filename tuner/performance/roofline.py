@@ -89,7 +89,7 @@ def experts_s(
 def all_reduce_s(hardware: Hardware, devices: int, message_bytes: ArrayLike) -> Array:
     """Of a ring over the node's link, or over the network beyond one node."""
     message = np.asarray(message_bytes, dtype=np.float64)
-    link = hardware.link_bytes_per_s if devices <= hardware.node_devices else hardware.network_bytes_per_s
+    link = hardware.link_among(devices)
     start = 4e-6 + 1e-6 * math.log2(max(devices, 2))
     return np.asarray(2.0 * (devices - 1) / devices * message / link + start)
 
@@ -98,7 +98,7 @@ def all_gather_s(hardware: Hardware, ranks: int, message_bytes: ArrayLike, devic
     """Of a ring in which each of `ranks` gets all of `message_bytes` but its own part, or of one that leaves each its
     part of the sums; over the network where the ranks' `devices` GPUs are more than a node has."""
     message = np.asarray(message_bytes, dtype=np.float64)
-    link = hardware.link_bytes_per_s if devices <= hardware.node_devices else hardware.network_bytes_per_s
+    link = hardware.link_among(devices)
     start = 4e-6 + 1e-6 * math.log2(max(ranks, 2))
     return np.asarray((ranks - 1) / ranks * message / link + start)
 
@@ -106,6 +106,6 @@ def all_gather_s(hardware: Hardware, ranks: int, message_bytes: ArrayLike, devic
 def all_to_all_s(hardware: Hardware, devices: int, message_bytes: ArrayLike) -> Array:
     """Of every GPU sending `message_bytes` in equal parts to all."""
     message = np.asarray(message_bytes, dtype=np.float64)
-    link = hardware.link_bytes_per_s if devices <= hardware.node_devices else hardware.network_bytes_per_s
+    link = hardware.link_among(devices)
     start = 8e-6 + 1e-6 * math.log2(max(devices, 2))
     return np.asarray((devices - 1) / devices * message / link + start)

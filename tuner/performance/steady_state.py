@@ -171,14 +171,7 @@ def latencies(loads: ClosedLoads, factors: Corrections, short: NDArray[np.bool_]
     """
     engine = _by_engine(factors, loads.engines)
     gaps = np.where(loads.dependent_launch, 0.0, factors.kernel_s * loads.decode.replayed)
-    decode = (
-        factors.matmul * loads.decode.matmul
-        + factors.attention * loads.decode.attention
-        + factors.experts * loads.decode.experts
-        + _POINTWISE * loads.decode.pointwise
-        + factors.collective * loads.decode.collective
-        + gaps
-    ) * engine["level"]
+    decode = (decode_s(loads.decode, factors) + gaps) * engine["level"]
     decode = decode * (1.0 + engine["draft_layers"] * loads.drafted / loads.layers)
     decode = _joined(decode, np.where(loads.captured, 0.0, engine["launch_s"] * loads.decode.kernels))
     accepted = _accepted(loads, factors)
@@ -253,6 +246,17 @@ def _by_engine(factors: Corrections, engines: Sequence[Engine]) -> dict[str, Arr
     order = {engine: place for place, engine in enumerate(Engine)}
     places = np.array([order[engine] for engine in engines], dtype=np.int64)
     return {name: np.asarray(values)[places] for name, values in factors.by_engine().items()}
+
+
+def decode_s(parts: StepParts, factors: Corrections) -> Array:
+    """Kernels of decode steps, without the time between them and at no engine's own level, shape (n,)."""
+    return (
+        factors.matmul * parts.matmul
+        + factors.attention * parts.attention
+        + factors.experts * parts.experts
+        + _POINTWISE * parts.pointwise
+        + factors.collective * parts.collective
+    )
 
 
 def prompt_s(parts: StepParts) -> Array:

@@ -348,14 +348,15 @@ class EarlierKnowledge:
     @cached_property
     def _smooth(self) -> list[list[HierarchicalModel]]:
         """Default beliefs, per view one per length scale."""
-        count = len(self._problem.parameters)
         found = []
         for encoding in self._encodings:
             default = default_hyperparameters(encoding)
             models = []
             for length in _LENGTHS:
                 theta = default.shared.copy()
-                theta[: 2 * count] += math.log(length)
+                parts = encoding.layout.parts(theta)
+                for lengths in (parts.long, parts.short):
+                    lengths += math.log(length)
                 models.append(HierarchicalModel(encoding, self._grid[:0], (), replace(default, shared=theta)))
             found.append(models)
         return found

@@ -85,7 +85,7 @@ def default_hyperparameters(encoding: GridEncoding) -> Hyperparameters:
             ]
         )
 
-    embedding = np.zeros(KernelTables.of(encoding).embedding_shape)
+    embedding = np.zeros(layout.embedding_shape)
     start = 0
     for at, basis in enumerate(encoding.bases):
         width = basis.shape[1]
@@ -154,7 +154,7 @@ def _unpack(packed: FloatArray, tables: KernelTables) -> Hyperparameters:
     return Hyperparameters(
         shared=packed[:size],
         own=packed[size : 2 * size],
-        embedding=packed[2 * size : -2].reshape(tables.embedding_shape),
+        embedding=packed[2 * size : -2].reshape(tables.layout.embedding_shape),
         level=float(packed[-2]),
         noise=float(packed[-1]),
     )
@@ -208,7 +208,7 @@ class _Objective:
     def __call__(self, packed: FloatArray) -> tuple[float, FloatArray]:
         size = self._tables.layout.size
         theta = torch.tensor(packed, dtype=torch.float64, requires_grad=True)
-        embedding = theta[2 * size : -2].reshape(self._tables.embedding_shape)
+        embedding = theta[2 * size : -2].reshape(self._tables.layout.embedding_shape)
         shared = covariance(theta[:size], embedding, self._tables, self._codes, self._codes)
         own = covariance(theta[size : 2 * size], embedding, self._tables, self._codes, self._codes)
         level, noise = np.exp(2.0 * packed[-2:]).tolist()

@@ -84,10 +84,12 @@ class ThetaLayout:
 
     Attributes:
         latents: number of latent coordinates.
+        places: coordinates of all bases, of which the latent ones are sums.
         tied: for every parameter, how many words of it are tied.
     """
 
     latents: int
+    places: int
     tied: tuple[int, ...]
 
     @property
@@ -95,8 +97,13 @@ class ThetaLayout:
         """Number of hyperparameters of one covariance."""
         return 3 * len(self.tied) + 1 + (1 + self.latents if self.latents else 0) + 2 * sum(self.tied)
 
+    @property
+    def embedding_shape(self) -> tuple[int, int]:
+        """Of the latent coordinates' embedding, which all covariances share."""
+        return self.latents, self.places
+
     def parts(self, theta: _Numbers) -> ThetaParts[_Numbers]:
-        """Theta, shape (size,), taken apart."""
+        """Theta, shape (size,), taken apart: the parts are views of it."""
         count = len(self.tied)
         latent = 3 * count + 1
         lengths = latent + (1 if self.latents else 0)
@@ -176,7 +183,9 @@ class GridEncoding:
             values=tuple(domains),
             distances=tuple(distances),
             bases=tuple(bases),
-            layout=ThetaLayout(latents=LATENTS if placed else 0, tied=tuple(tied)),
+            layout=ThetaLayout(
+                latents=LATENTS if placed else 0, places=sum(basis.shape[1] for basis in bases), tied=tuple(tied)
+            ),
         )
 
     def codes(self, rows: Sequence[Sequence[Value]]) -> IntArray:
@@ -218,11 +227,6 @@ class KernelTables:
             bases=tuple(torch.from_numpy(basis) for basis in encoding.bases),
             layout=encoding.layout,
         )
-
-    @property
-    def embedding_shape(self) -> tuple[int, int]:
-        """L, and the coordinates of all bases."""
-        return self.layout.latents, sum(basis.shape[1] for basis in self.bases)
 
 
 def covariance(

@@ -192,8 +192,9 @@ def test_without_graphs_a_step_takes_at_least_as_long_as_launching_its_kernels(b
     assert launched.tpot_s is not None
     factors = shipped().corrections
     longest = factors.of("launch_s", loads.engines)[0] * float(loads.decode.kernels[0])
+    assert launched.tpot_s >= longest * (1 - 1e-9)
     # TPOT and the prompts of a pass are found in rounds, up to some 1e-4
-    assert launched.tpot_s >= max(captured.tpot_s, longest) * (1 - 1e-3)
+    assert launched.tpot_s >= captured.tpot_s * (1 - 1e-3)
 
 
 @settings(max_examples=30, deadline=None)

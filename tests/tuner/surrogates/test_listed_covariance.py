@@ -25,7 +25,7 @@ def test_the_compiled_covariance_is_that_with_gradients(
     encoding = GridEncoding.of([scale for _, scale in parameters], rows, [{}] * len(parameters), view=view)
     tables, codes = KernelTables.of(encoding), encoding.codes(rows)
     theta = generator.normal(size=tables.layout.size)
-    embedding = generator.normal(size=tables.embedding_shape)
+    embedding = generator.normal(size=tables.layout.embedding_shape)
     for left, right in ((codes[:count], codes[count:]), (codes, codes)):
         arguments = (torch.from_numpy(array) for array in (theta, embedding))
         expected = covariance(*arguments, tables, torch.from_numpy(left), torch.from_numpy(right)).numpy()

@@ -92,14 +92,12 @@ class PrefillDecode:
         Every GPU sends or receives its own part, all at once; the fuller end of the two decides. Workers that fit one
         node use its link, others the network.
         """
-        within = self.gpus <= hardware.node_devices
-        bytes_per_s = hardware.link_bytes_per_s if within else hardware.network_bytes_per_s
         lengths, places = np.unique(input_tokens, return_inverse=True)
         moved = [
             max(graph.cache_bytes(float(length), each.shard, each.cache) for each in (self.prefill, self.decode))
             for length in lengths
         ]
-        return np.asarray(np.array(moved)[places] / bytes_per_s)
+        return np.asarray(np.array(moved)[places] / hardware.link_among(self.gpus))
 
 
 Deployment = Engines | PrefillDecode

@@ -8,7 +8,7 @@ import numpy as np
 
 from tuner.performance.corrections import Corrections, Engine
 from tuner.performance.grid import Array
-from tuner.performance.steady_state import prompt_s
+from tuner.performance.steady_state import decode_s, prompt_s
 from tuner.performance.step_time import StepLoads, StepParts, StepTime
 
 
@@ -99,13 +99,8 @@ def engine_s(tokens: Array, decoding: StepParts, prompts: StepParts, factors: Co
         decoding, prompts: parts of those steps by operator tables, as steps that decode and as passes over prompts.
         factors, engine: correction factors, and whose.
     """
-    slow = float(factors.of("level", [engine])[0]) * (
-        factors.matmul * decoding.matmul
-        + factors.experts * decoding.experts
-        + 1.3 * decoding.pointwise
-        + factors.collective * decoding.collective
-        + factors.kernel_s * decoding.replayed
-    )
+    kernels_s = decode_s(decoding, factors) - factors.attention * decoding.attention
+    slow = float(factors.of("level", [engine])[0]) * (kernels_s + factors.kernel_s * decoding.replayed)
     fast = float(factors.of("prefill", [engine])[0]) * (prompt_s(prompts) - prompts.attention)
     share = np.clip(np.log2(tokens / 256.0) / 3.0, 0.0, 1.0)
     return np.asarray((1 - share) * slow + share * np.maximum(fast, slow * 0.5))
