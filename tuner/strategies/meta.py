@@ -140,14 +140,15 @@ class MetaSampler(CandidateSampler):
 
     def _problem(self, rows: Rows) -> ListedProblem:
         space = self.candidates.space
+        columns = [
+            np.array(parameter.values, dtype=object)[column].tolist()
+            for parameter, column in zip(space.parameters, levels(space, rows).T, strict=True)
+        ]
         return ListedProblem(
             parameters=tuple(
                 ListedParameter(parameter.name, parameter.scale, parameter.values) for parameter in space.parameters
             ),
-            rows=tuple(
-                tuple(parameter.values[level] for parameter, level in zip(space.parameters, row, strict=True))
-                for row in levels(space, rows).tolist()
-            ),
+            rows=tuple(zip(*columns, strict=True)),
             direction=self.objectives[0].direction,
             bounds=tuple(Bound(name=str(slo), limit=slo.bound, at_most=slo.at_most) for slo in self.slos),
             earlier=self._earlier,

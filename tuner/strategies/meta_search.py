@@ -335,6 +335,8 @@ def _side_of_rest(sides: Sequence[int], at: int, loadings: Sequence[float]) -> i
         at: position of the metric; one beyond `sides` is exact.
         loadings: its shares of the metrics before it.
     """
+    if not any(sides):
+        return 0
     parts = {sides[at] if at < len(sides) else 0}
     parts |= {-side if loading > 0 else side for side, loading in zip(sides[:at], loadings, strict=False) if loading}
     parts.discard(0)

@@ -14,7 +14,7 @@ K - K W K, in which nothing is inverted that may be singular.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -24,11 +24,21 @@ from scipy.linalg import cho_factor, cho_solve, cholesky, solve_triangular
 from tuner.surrogates.hierarchical_fit import Hyperparameters, TaskData
 from tuner.surrogates.hierarchical_kernel import FloatArray, GridEncoding, IntArray
 from tuner.surrogates.listed_covariance import ListedCovariance
-from tuner.surrogates.listed_gaussian import Gaussian, Lessened, LessenedSurface, Outline, Surface, WholeSurface
+from tuner.surrogates.listed_gaussian import (
+    Gaussian,
+    Lessened,
+    LessenedSurface,
+    Outline,
+    Surface,
+    WholeSurface,
+    same_rows,
+)
 
 _JITTER = 1e-4
 """Least variance of a measurement: a hundredth of the metric's spread."""
 _TINY = 1e-14
+_UNEXPLAINED = 0.01 * _JITTER
+"""Variance per configuration of the grid that is left in the posterior of the shared part for speed."""
 _OUTLINED = 64
 """Rows of the whitener that outlines make do with."""
 
@@ -53,23 +63,28 @@ class _Configurations:
     Args:
         model: what the tasks say; m is the size of its grid.
         codes: shape (n, p).
-        from_grid, own_from_grid: prior covariances of mu and of a deviation with the grid, shape (m, n).
         rank: how much of what the tasks explain is looked at: how many rows of the model's whitener.
+        known: parts that need not be computed, by name.
     """
 
     def __init__(
-        self,
-        model: _Knowledge,
-        codes: IntArray,
-        from_grid: FloatArray,
-        own_from_grid: FloatArray,
-        rank: int | None = None,
+        self, model: _Knowledge, codes: IntArray, rank: int | None = None, known: Mapping[str, FloatArray] | None = None
     ) -> None:
         self._model = model
         self.codes = codes
-        self.from_grid = from_grid
-        self.own_from_grid = own_from_grid
         self.rank = rank
+        # Where a cached property keeps what it found.
+        self.__dict__.update(known or {})
+
+    @cached_property
+    def from_grid(self) -> FloatArray:
+        """Prior covariance of mu with the grid, shape (m, n)."""
+        return self._model.shared.between(self._model.codes, self.codes)
+
+    @cached_property
+    def own_from_grid(self) -> FloatArray:
+        """Prior covariance of a deviation with the grid, shape (m, n)."""
+        return self._model.deviating.between(self._model.codes, self.codes)
 
     @cached_property
     def smooth(self) -> FloatArray:
@@ -106,16 +121,16 @@ class _List(_Configurations):
     """
 
     def __init__(self, model: _Knowledge, codes: IntArray) -> None:
-        shared, deviating = model.shared.between(model.codes, codes), model.deviating.between(model.codes, codes)
-        super().__init__(model, codes, shared, deviating, _OUTLINED)
+        super().__init__(model, codes, _OUTLINED)
         self._latest: tuple[IntArray, _Configurations] | None = None
         self._latest_columns: tuple[IntArray, tuple[FloatArray, FloatArray]] | None = None
 
     def at(self, rows: IntArray) -> _Configurations:
         """Some of them, exactly; kept for the next hypothesis that asks."""
-        if self._latest is None or not np.array_equal(self._latest[0], rows):
-            parts = self.codes[rows], self.from_grid[:, rows], self.own_from_grid[:, rows]
-            self._latest = (rows, _Configurations(self._model, *parts))
+        if self._latest is None or not same_rows(self._latest[0], rows):
+            parts = ("from_grid", "own_from_grid")
+            known = {part: self.__dict__[part][:, rows] for part in parts if part in self.__dict__}
+            self._latest = (rows, _Configurations(self._model, self.codes[rows], known=known))
         return self._latest[1]
 
     @cached_property
@@ -125,7 +140,7 @@ class _List(_Configurations):
 
     def columns(self, rows: IntArray) -> tuple[FloatArray, FloatArray]:
         """Prior covariances of mu and of a deviation with some of them, shape (n, k) each, kept likewise."""
-        if self._latest_columns is None or not np.array_equal(self._latest_columns[0], rows):
+        if self._latest_columns is None or not same_rows(self._latest_columns[0], rows):
             some, model = self.codes[rows], self._model
             found = (model.shared.between(self.codes, some), model.deviating.between(self.codes, some))
             self._latest_columns = (rows, found)
@@ -138,7 +153,8 @@ class HierarchicalModel:
     Attributes:
         codes: of the grid, shape (m, p).
         shared, deviating: covariances of mu and of a deviation.
-        whitener: V with V^T V = W, shape (m, m); its first rows explain most of the covariance on the grid.
+        whitener: V with V^T V = W but for what hardly explains anything, shape (r, m), r <= m; its first rows explain
+            most of the covariance on the grid.
         weights: W P^-1 b, shape (m,).
     """
 
@@ -188,9 +204,12 @@ class HierarchicalModel:
         self.weights: FloatArray = whitener.T @ solve_triangular(
             inner, inverse_root * (vectors.T @ projected), lower=True
         )
-        # W = (Q V)^T (Q V) for any rotation Q: this one puts what explains most first.
+        # W = (Q V)^T (Q V) for any rotation Q: this one puts what explains most first; the last rows hardly explain
+        # anything and are left out.
         half = whitener @ shared
-        self.whitener: FloatArray = np.linalg.eigh(half @ half.T)[1].T[::-1] @ whitener
+        explaining, turns = np.linalg.eigh(half @ half.T)
+        least = int(np.searchsorted(np.cumsum(explaining), _UNEXPLAINED * size))
+        self.whitener: FloatArray = turns.T[least:][::-1] @ whitener
         explained = shared @ self.whitener.T
         grid_shared, grid_mean = shared - explained @ explained.T, shared @ self.weights
         self._knowledge = _Knowledge(codes, self.shared, self.deviating, self.whitener, self.weights)
@@ -284,7 +303,7 @@ class HierarchicalModel:
 
     def _list(self, codes: IntArray) -> _List:
         """What all hypotheses need to know of a list, kept for the next one."""
-        if self._latest is None or not np.array_equal(self._latest.codes, codes):
+        if self._latest is None or not same_rows(self._latest.codes, codes):
             self._latest = _List(self._knowledge, codes)
         return self._latest
 

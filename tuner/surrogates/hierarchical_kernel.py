@@ -190,10 +190,11 @@ class GridEncoding:
 
     def codes(self, rows: Sequence[Sequence[Value]]) -> IntArray:
         """Positions of the values of `rows`, shape (n, p)."""
-        positions = [{value: code for code, value in enumerate(domain)} for domain in self.values]
-        return np.array(
-            [[where[value] for where, value in zip(positions, row, strict=True)] for row in rows], dtype=np.int64
-        ).reshape(len(rows), len(self.values))
+        found = np.empty((len(rows), len(self.values)), dtype=np.int64)
+        for at, (domain, column) in enumerate(zip(self.values, zip(*rows, strict=True), strict=bool(len(rows)))):
+            code = {value: place for place, value in enumerate(domain)}
+            found[:, at] = [code[value] for value in column]
+        return found
 
 
 def _word_distances(words: Sequence[Value], descriptors: Mapping[Value, tuple[float, ...]]) -> FloatArray:

@@ -63,7 +63,7 @@ class HypothesisMixture:
         self._signs = frozenset(signs)
         self._priors = {metric: tuple(gaussians) for metric, gaussians in priors.items()}
         self._log_prior: FloatArray = np.log(weights / weights.sum())
-        self._observed = {
+        self._observations = {
             metric: Observations(least_noise=_CHANCE if metric in self._signs else 0.0) for metric in priors
         }
         self._draws = draws
@@ -77,19 +77,16 @@ class HypothesisMixture:
 
         With `side` 1 it is only known to be at least `value`, with -1 at most (see `tuner.surrogates.censoring`).
         """
-        observed = self._observed[metric]
-        observed.rows.append(row)
-        observed.values.append(value)
-        observed.noise.append(noise)
-        observed.sides.append(side)
+        self._observations[metric].add(row, value, noise, side)
         self._conditioned.clear()
 
     def weights(self) -> FloatArray:
         """Posterior probabilities of the hypotheses, shape (H,)."""
         scores = self._log_prior.copy()
-        for metric, observed in self._observed.items():
-            if observed.rows:
+        for metric, observations in self._observations.items():
+            if len(observations.observed.rows):
                 given = self._given(metric, dict.fromkeys(self._priors[metric]))
+                Conditioned.factor(given.values())
                 evidence = {
                     gaussian: one.log_sign_evidence() if metric in self._signs else one.log_evidence()
                     for gaussian, one in given.items()
@@ -118,7 +115,8 @@ class HypothesisMixture:
         normals = _standard_normals((self._seed, self._streams[metric]), blocks * _BLOCK, self._draws)[: len(rows)]
         found = np.empty((len(rows), sum(count for _, count in counts)), dtype=np.float32, order="F")
         given = self._given(metric, [self._priors[metric][hypothesis] for hypothesis, _ in counts])
-        joint = {gaussian: _rooted(*one.joint(rows)) for gaussian, one in given.items()}
+        together = np.concatenate([self._observations[metric].observed.rows, rows])
+        joint = {gaussian: _rooted(*one.joint(together)) for gaussian, one in given.items()}
         start = 0
         for hypothesis, count in counts:
             mean, root = joint[self._priors[metric][hypothesis]]
@@ -139,12 +137,11 @@ class HypothesisMixture:
 
     def _given(self, metric: str, gaussians: Iterable[Gaussian]) -> dict[Gaussian, Conditioned]:
         """Distinct hypotheses about a metric, given what was observed."""
-        observed = self._observed[metric]
-        arrays = observed.arrays
+        observed = self._observations[metric].observed
         found = {}
         for gaussian in gaussians:
             if (metric, gaussian) not in self._conditioned:
-                self._conditioned[metric, gaussian] = Conditioned(gaussian, *arrays, observed.least_noise)
+                self._conditioned[metric, gaussian] = Conditioned(gaussian, observed)
             found[gaussian] = self._conditioned[metric, gaussian]
         return found
 

@@ -51,13 +51,13 @@ class Surface(abc.ABC):
 
     def at(self, rows: IntArray) -> tuple[FloatArray, FloatArray]:
         """The moments, kept for the next hypothesis that asks."""
-        if self._latest is None or not np.array_equal(self._latest[0], rows):
+        if self._latest is None or not same_rows(self._latest[0], rows):
             self._latest = (rows, self.moments(rows))
         return self._latest[1]
 
     def outlined(self, rows: IntArray) -> Outline:
         """The outline, kept likewise."""
-        if self._latest_outline is None or not np.array_equal(self._latest_outline[0], rows):
+        if self._latest_outline is None or not same_rows(self._latest_outline[0], rows):
             self._latest_outline = (rows, self.outline(rows))
         return self._latest_outline[1]
 
@@ -130,7 +130,9 @@ class LessenedSurface(Surface):
         """See `Surface.moments`."""
         found = self._lessened(rows)
         product = found.half @ found.gain.T
-        return found.mean, self._base.at(rows)[1] - product - product.T
+        covariance = self._base.at(rows)[1] - product
+        covariance -= product.T
+        return found.mean, covariance
 
     def outline(self, rows: IntArray) -> Outline:
         """See `Surface.outline`."""
@@ -163,7 +165,9 @@ class Gaussian:
     def at(self, rows: IntArray) -> tuple[FloatArray, FloatArray]:
         """Mean and covariance of the noiseless metric at some configurations, shapes (k,) and (k, k)."""
         mean, covariance = self.surface.at(rows)
-        return mean + self.shift, self.spread**2 * covariance + self.level
+        found = self.spread**2 * covariance
+        found += self.level
+        return mean + self.shift, found
 
     def outlined(self, rows: IntArray) -> Outline:
         """Of the noiseless metric, as `Surface.outline`."""
@@ -173,6 +177,11 @@ class Gaussian:
             variances=self.spread**2 * found.variances + self.level,
             columns=self.spread**2 * found.columns + self.level,
         )
+
+
+def same_rows(left: IntArray, right: IntArray) -> bool:
+    """Whether two lists of configurations are the same; at once where they are one object."""
+    return left is right or np.array_equal(left, right)
 
 
 def cholesky_root(covariance: FloatArray) -> FloatArray:
