@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 from pydantic import TypeAdapter
@@ -194,6 +195,42 @@ def differences(stored_json: str, wanted: Study) -> list[str]:
         for key in dict.fromkeys([*before, *after])
         if before.get(key) != after.get(key)
     ]
+
+
+def moved_from(stored_json: str, wanted: Study, storage_file: Path) -> Path | None:
+    """The folder that a stored study lay in, where nothing differs but that it lies in another one now.
+
+    Its storage came along, and the old folder is gone: of a study that was copied nothing says which of the two the
+    trials are of.
+
+    Args:
+        stored_json: what `definition_json` wrote.
+        wanted: the same study, as its file reads now.
+        storage_file: where the storage lies now.
+    """
+    before, after = (dict(_leaves(_comparable(json.loads(text)))) for text in (stored_json, definition_json(wanted)))
+    changed = [(before.get(key), now) for key, now in after.items() if before.get(key) != now]
+    if before.keys() != after.keys() or not changed:
+        return None
+    roots: set[Path | None] = set()
+    for folder in storage_file.parents:
+        roots = {_root(then, now, folder) for then, now in changed}
+        if None not in roots:
+            break
+    old = roots.pop() if len(roots) == 1 else None
+    return None if old is None or old.exists() else old
+
+
+def _root(then: str | None, now: str, folder: Path) -> Path | None:
+    """The folder in which `then` is what `now` is in `folder`; both are JSON."""
+    values = [None if text is None else json.loads(text) for text in (then, now)]
+    if not all(isinstance(value, str) and Path(value).is_absolute() for value in values):
+        return None
+    old, new = (Path(str(value)) for value in values)
+    if not new.is_relative_to(folder):
+        return None
+    inside = new.relative_to(folder).parts
+    return Path(*old.parts[: -len(inside)]) if inside and old.parts[-len(inside) :] == inside else None
 
 
 def _comparable(definition: dict[str, Any]) -> dict[str, Any]:

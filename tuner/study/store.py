@@ -58,7 +58,7 @@ from tuner.strategies.history import (
     outcome_to_json,
 )
 from tuner.strategies.prospects import Prospects
-from tuner.study.definition import Study, definition_json, differences
+from tuner.study.definition import Study, definition_json, differences, moved_from
 from tuner.study.faults import masked
 from tuner.study.forecast_note import ForecastNote
 from tuner.study.lease import RENEW_EVERY_S, Lease, LeaseHolder
@@ -125,22 +125,29 @@ class StudyStore:
                     "Choose another name or storage."
                 )
             self.optuna.set_user_attr(_STUDY_ID, uuid.uuid4().hex)
-            self.optuna.set_user_attr(_DEFINITION, definition_json(self._study))
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 self.optuna.set_metric_names([str(objective) for objective in self._study.objectives])
-            self.optuna.set_user_attr(_FINGERPRINT, self._study.fingerprint)
+            self._define()
             return
         directions = [Direction(direction.name.lower()) for direction in self.optuna.directions]
         if attributes[_FINGERPRINT] != self._study.fingerprint or directions != [
             objective.direction for objective in self._study.objectives
         ]:
+            path = _sqlite_path(self._study.storage)
+            if path is not None and moved_from(attributes[_DEFINITION], self._study, path) is not None:
+                self._define()
+                return
             found = differences(attributes[_DEFINITION], self._study)
             raise StudyMismatchError(
                 f"{masked(self._study.storage)} holds a different study named {self._study.name!r}, whose trials "
                 f"cannot be compared with this one's ({first_ones(found, _SHOWN_DIFFERENCES)}). "
                 "Give the study another name, or another storage."
             )
+
+    def _define(self) -> None:
+        self.optuna.set_user_attr(_DEFINITION, definition_json(self._study))
+        self.optuna.set_user_attr(_FINGERPRINT, self._study.fingerprint)
 
     @property
     def study_id(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import socket
 from collections import Counter
 from collections.abc import Callable
@@ -150,6 +151,44 @@ def test_storage_that_holds_a_different_study_is_refused(make_study: StudyMaker)
     tuner.tune(make_study(trials=2))
     with pytest.raises(StudyMismatchError, match=r"different study named 'study'.*arrival\.clients: \d+, now 4\)"):
         tuner.tune(make_study(trials=2, clients=4))
+
+
+def in_folder(study: Study, folder: Path) -> Study:
+    """The study with its model and its storage in a folder of their own."""
+    model = replace(study.task.model, path=folder / "models" / "encoder.onnx")
+    return replace(study, task=replace(study.task, model=model), storage=f"sqlite:///{folder / 'study.db'}")
+
+
+def test_study_goes_on_in_a_folder_that_was_moved(make_study: StudyMaker, tmp_path: Path) -> None:
+    before, after = tmp_path / "before", tmp_path / "somewhere" / "after"
+    before.mkdir()
+    tuner.tune(in_folder(make_study(trials=2), before))
+    after.parent.mkdir()
+    before.rename(after)
+    for trials in (3, 4):
+        assert len(done(tuner.tune(in_folder(make_study(trials=trials), after)).records)) == trials
+
+
+def test_moved_study_of_another_workload_or_model_is_refused(make_study: StudyMaker, tmp_path: Path) -> None:
+    before, after = tmp_path / "before", tmp_path / "after"
+    before.mkdir()
+    tuner.tune(in_folder(make_study(trials=2), before))
+    before.rename(after)
+    with pytest.raises(StudyMismatchError, match=r"arrival\.clients: 32, now 4"):
+        tuner.tune(in_folder(make_study(trials=2, clients=4), after))
+    moved = in_folder(make_study(trials=2), after)
+    other = replace(moved, task=replace(moved.task, model=replace(moved.task.model, path=after / "other.onnx")))
+    with pytest.raises(StudyMismatchError, match=r"other\.onnx"):
+        tuner.tune(other)
+
+
+def test_copy_of_a_study_beside_the_original_is_another_study(make_study: StudyMaker, tmp_path: Path) -> None:
+    before, after = tmp_path / "before", tmp_path / "after"
+    before.mkdir()
+    tuner.tune(in_folder(make_study(trials=2), before))
+    shutil.copytree(before, after)
+    with pytest.raises(StudyMismatchError, match=r"model\.path"):
+        tuner.tune(in_folder(make_study(trials=2), after))
 
 
 def test_budget_may_grow_between_runs(make_study: StudyMaker) -> None:
