@@ -2,26 +2,33 @@
 
 The logarithm of measured over predicted is a Gaussian process whose covariance says what two runs of one
 model share: the model (its kernels are faster or slower than their tables), the engine, its version, the
-deployment (device, engine, number formats, drafts), and the neighbourhood in batch, lengths and shard:
+deployment (device, engine, number formats, drafts), how errors of a deployment grow with input tokens p and with GPUs
+g, and the neighbourhood x in batch, lengths and GPUs. Kernels and shapes change abruptly, so that errors of neighbours
+part at once (1-norm) instead of smoothly:
 
-    k(x, x') = m^2 + e^2 [engine] + v^2 [version] + d^2 [deployment]
-             + n^2 [deployment] exp(-|log x - log x'|^2 / 2),    [.]: 1 where both share it
+    k = m^2 + e^2 [engine] + v^2 [version] + [deployment] (d^2 + i^2 log(p/p0) log(p'/p0) + s^2 log(g/g0) log(g'/g0)
+        + n^2 exp(-|log x - log x'| / l)),    [.]: 1 where both runs share it
 
-Its posterior mean corrects the prediction and its variance narrows the interval; without a measured run it is
-the prediction unchanged. Where an engine may be a place short of its clients (`tuner/performance/behaviour.py`),
-those of the model and engine tell which: each way's probability is multiplied by the density that the process gives
-the measured times under it, a Student's t instead of a normal one so that one odd run does not decide alone.
+Its posterior mean corrects the prediction and its variance narrows the interval; without a measured run it is the
+prediction unchanged. A measured run is either sound or, with a fixed probability, odd: of an error so wide that it
+says nothing (a compilation, another build, a wrong row). The others tell which, so that the odder a run is among
+them, the less it counts, while runs that agree count however far off the prediction is.
+
+Where an engine may be a place short of its clients (`tuner/performance/behaviour.py`), those of the model and engine
+tell which: each way's probability is multiplied by the density that the process gives the measured times under it, a
+Student's t instead of a normal one so that one odd run does not decide alone.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
+from scipy.special import expit, logit
 
 from tuner.hardware import plain_name
 from tuner.performance.behaviour import Ways
@@ -37,7 +44,9 @@ class Sharing:
 
     Attributes:
         model, engine, version, deployment, neighbourhood: m, e, v, d, n.
-        noise: of one measurement.
+        by_input, by_gpus: i, s, per factor e of input tokens and of GPUs.
+        noise: of one measurement that is sound.
+        bound: log(measured / predicted) that one run counts for at most; no standard deviation.
     """
 
     model: float
@@ -45,29 +54,43 @@ class Sharing:
     version: float
     deployment: float
     neighbourhood: float
+    by_input: float
+    by_gpus: float
     noise: float
-
-    @property
-    def total(self) -> float:
-        """Of one run, all together."""
-        return float(np.sqrt(sum(getattr(self, field.name) ** 2 for field in fields(self))))
+    bound: float
 
 
-# rounded maxima of the likelihood on `silicon_e2e`, runs left out by architecture
-TPOT: Final = Sharing(model=0.02, engine=0.02, version=0.12, deployment=0.09, neighbourhood=0.16, noise=0.08)
-TTFT: Final = Sharing(model=0.15, engine=0.02, version=0.20, deployment=0.05, neighbourhood=0.30, noise=0.18)
+# rounded, near those of the least error after three runs of `silicon_e2e` (docs/measurements.md)
+TPOT: Final = Sharing(
+    model=0.01, engine=0.01, version=0.04, deployment=0.05, neighbourhood=0.12, by_input=0.0, by_gpus=0.05,
+    noise=0.03, bound=1.0,
+)  # fmt: skip
+# bounded, since compilations in the opening burst prolong many runs, which then do not contradict one another
+TTFT: Final = Sharing(
+    model=0.08, engine=0.02, version=0.15, deployment=0.05, neighbourhood=0.30, by_input=0.15, by_gpus=0.0,
+    noise=0.10, bound=0.45,
+)  # fmt: skip
 
-_MOST: Final = 1.0
-"""Deviations that one run counts for at most: a run that met a compilation says little about the others."""
+_ODD: Final = 0.25
+"""Probability that a measured run is odd; from 0.1 to 0.4 errors are alike."""
+
+_ODD_SPREAD: Final = 1.0
+"""Standard deviation of log(measured / predicted) of an odd run: it says nothing."""
+
+_JUDGEMENTS: Final = 3
+"""How odd runs are depends on how odd the others are; two rounds settle it."""
 
 _FREEDOM: Final = 4.0
 """Of the t distribution by which measured runs tell whether engines were a place short."""
 
 _METRICS: Final = (("ttft", TTFT), ("tpot", TPOT))
 
-_LOAD_SCALE: Final = 1.6
-_SHARD_SCALE: Final = 1.5
-"""Lengths of the neighbourhood, in natural logarithms of batch and lengths, and of GPUs."""
+_SCALE: Final = 2.5
+"""Length of the neighbourhood, l, in natural logarithms of batch, lengths and GPUs."""
+
+_INPUT_TOKENS: Final = 2048.0
+_GPUS: Final = 4.0
+"""Where slopes have no effect, p0 and g0: in the middle of what is served."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,34 +246,75 @@ def adjusted(
         Shapes (n,).
     """
     factor, narrowing = np.ones(len(rows)), np.ones(len(rows))
-    log_ratios = np.clip(log_ratios, -_MOST * sharing.total, _MOST * sharing.total)
+    log_ratios = np.clip(log_ratios, -sharing.bound, sharing.bound)
     for model in {row.model for row in rows}:
         known = [place for place, row in enumerate(measured) if row.model == model]
         if not known:
             continue
         asked = [place for place, row in enumerate(rows) if row.model == model]
         here, there = [rows[place] for place in asked], [measured[place] for place in known]
-        noise = np.eye(len(known)) * sharing.noise**2
-        lower = cho_factor(_covariance(there, there, sharing) + noise, lower=True)
+        own = _covariance(there, there, sharing)
+        noise = _noise(own, log_ratios[known], sharing.noise**2)
+        lower = cho_factor(own + np.diag(noise), lower=True)
         cross = _covariance(here, there, sharing)
         factor[asked] = np.exp(cross @ cho_solve(lower, log_ratios[known]))
-        prior = sharing.total**2
+        prior = _variance(here, sharing) + sharing.noise**2
         left = prior - np.einsum("ij,ji->i", cross, cho_solve(lower, cross.T))
         narrowing[asked] = np.sqrt(np.clip(left, sharing.noise**2, prior) / prior)
     return Adjustment(factor, narrowing)
 
 
+def _noise(covariance: Array, log_ratios: Array, variance: float) -> Array:
+    """Variance of each measured run's own error, between that of a sound run and that of an odd one.
+
+    How probably a run is odd follows from its distance to what the others say of it, y - C^-1 y / diag(C^-1) with
+    variance 1 / diag(C^-1) (Rasmussen & Williams 2006, Eq. 5.12), under either error. Precisions are averaged by
+    that probability, as in a variational approximation; all subsets of odd runs would be too many.
+
+    Args:
+        covariance: of what m runs share, shape (m, m).
+        log_ratios: log(measured / predicted), shape (m,).
+        variance: of a sound run's error.
+
+    Returns:
+        Shape (m,).
+    """
+    odd = variance + _ODD_SPREAD**2
+    noise = np.full(len(log_ratios), variance)
+    for _ in range(_JUDGEMENTS):
+        inverse = np.linalg.inv(covariance + np.diag(noise))
+        precision = np.diag(inverse)
+        distance = inverse @ log_ratios / precision
+        shared = np.maximum(1.0 / precision - noise, 0.0)
+        logits = [-0.5 * (distance**2 / (shared + own) + np.log(shared + own)) for own in (variance, odd)]
+        doubt = expit(logits[1] - logits[0] + logit(_ODD))
+        noise = 1.0 / ((1.0 - doubt) / variance + doubt / odd)
+    return np.asarray(noise)
+
+
 def _covariance(left: Sequence[ServingRow], right: Sequence[ServingRow], sharing: Sharing) -> Array:
     engine, version, deployment = (_same(left, right, place) for place in range(3))
-    a, b = np.array([_place(row) for row in left]), np.array([_place(row) for row in right])
-    distance = ((a[:, None, :] - b[None, :, :]) ** 2).sum(axis=2)
+    a, b = _places(left), _places(right)
+    near = np.exp(-np.abs(a[:, None, :] - b[None, :, :]).sum(axis=2) / _SCALE)
+    slopes = _slopes(left, sharing) @ _slopes(right, sharing).T
     return np.asarray(
         sharing.model**2
         + sharing.engine**2 * engine
         + sharing.version**2 * version
-        + sharing.deployment**2 * deployment
-        + sharing.neighbourhood**2 * deployment * np.exp(-distance / 2.0)
+        + deployment * (sharing.deployment**2 + slopes + sharing.neighbourhood**2 * near)
     )
+
+
+def _variance(rows: Sequence[ServingRow], sharing: Sharing) -> Array:
+    """The diagonal of `_covariance` of rows with themselves, shape (n,)."""
+    levels = (sharing.model, sharing.engine, sharing.version, sharing.deployment, sharing.neighbourhood)
+    return np.asarray(sum(each**2 for each in levels) + (_slopes(rows, sharing) ** 2).sum(axis=1))
+
+
+def _slopes(rows: Sequence[ServingRow], sharing: Sharing) -> Array:
+    """i log(p / p0) and s log(g / g0) of each row, shape (n, 2)."""
+    sizes = np.array([(row.input_tokens / _INPUT_TOKENS, row.decode.shard.gpus / _GPUS) for row in rows])
+    return np.asarray(np.log(sizes) * (sharing.by_input, sharing.by_gpus))
 
 
 def _same(left: Sequence[ServingRow], right: Sequence[ServingRow], place: int) -> Array:
@@ -271,9 +335,10 @@ def _shared(row: ServingRow) -> tuple[object, object, object]:
     return row.engine, (row.engine, row.version), deployment
 
 
-def _place(row: ServingRow) -> tuple[float, ...]:
-    load = (row.decode.batch, row.input_tokens, row.output_tokens)
-    return (*(math.log(size) / _LOAD_SCALE for size in load), math.log(row.decode.shard.gpus) / _SHARD_SCALE)
+def _places(rows: Sequence[ServingRow]) -> Array:
+    """Logarithms of batch, lengths and GPUs, shape (n, 4)."""
+    sizes = [(row.decode.batch, row.input_tokens, row.output_tokens, row.decode.shard.gpus) for row in rows]
+    return np.log(np.array(sizes, dtype=np.float64))
 
 
 def _calibrated(prediction: Prediction, factors: Array, narrowings: Array) -> Prediction:
