@@ -164,7 +164,7 @@ def test_predictions_give_back_what_was_timed(tmp_path: Path, config: dict[str, 
             assert seconds == pytest.approx(timing.median_s, rel=1e-3), probe
             checked += 1
     assert checked > 20
-    assert "tune profile" in table.label
+    assert "profiles of single models" in table.label
 
 
 def _looked_up(table: OperatorTable, probe: Probe) -> float | None:

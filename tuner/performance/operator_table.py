@@ -23,6 +23,7 @@ from tuner.performance.grid import Array, LogGrid
 from tuner.performance.profiled_table import ProfiledTable, convolution_bound_s
 from tuner.performance.ratio_grids import (
     ATTENTION_SHAPE,
+    ATTENTION_WEIGHTS,
     EXPERT_SHAPE,
     attention_grid,
     expert_grid,
@@ -112,11 +113,18 @@ class OperatorTable:
         """Whether times are scaled from another device, or from nothing but the roofline."""
         return not self._own and (self._folder is None or self.measured.name != self.hardware.name)
 
+    def borrows(self, format: NumberFormat, experts: bool = False) -> bool:
+        """Whether products, or experts, in a number format are scaled from another device, or from the roofline."""
+        if self._has_tables:
+            return False
+        timed, column = self._own.columns("moe" if experts else "gemm"), "moe_dtype" if experts else "gemm_dtype"
+        return timed is None or (_MOE if experts else _GEMM)[format][0] not in timed.words[column]
+
     @property
     def label(self) -> str:
         """Where the times come from, for people."""
         if self._own:
-            return f"operator tables of {self.hardware.label}, some of them by tune profile"
+            return f"operator tables of {self.hardware.label}, some of them from profiles of single models"
         if not self.is_borrowed:
             return f"operator tables of {self.hardware.label}"
         near = "its roofline" if self._folder is None else self.measured.label
@@ -202,6 +210,26 @@ class OperatorTable:
         bound = roofline.decode_attention_s(self.hardware, heads, kv_heads, 2 * head_dim, window, cache, batch, context)
         grid = self._attention(DECODE, (head_dim, window, heads, kv_heads), cache)
         return bound * (_DEFAULT_RATIO if grid is None else np.exp(grid(batch, context)))
+
+    def mixed_ratio(
+        self, heads: int, kv_heads: int, head_dim: int, window: int, batch: ArrayLike, context: ArrayLike
+    ) -> Array:
+        """How many times as long decode attention takes in a step that also computes prompts.
+
+        1 where nothing was measured on the device.
+        """
+        grid = self._own.mixed((head_dim, window, heads, kv_heads))
+        shape = np.broadcast_shapes(np.shape(batch), np.shape(context))
+        return np.ones(shape) if grid is None else np.exp(np.maximum(grid(batch, context), 0.0))
+
+    def unequal_share(
+        self, heads: int, kv_heads: int, head_dim: int, window: int, beside_prompts: bool = False
+    ) -> float:
+        """Share of the way from attention over the mean context to that over the longest that unequal contexts cost.
+
+        0 where nothing was measured on the device.
+        """
+        return self._own.unequal((head_dim, window, heads, kv_heads), beside_prompts)
 
     def latent_decode_s(
         self,
@@ -372,7 +400,7 @@ class OperatorTable:
             rows = columns.where(kv_cache_dtype=kv_dtype)
             if rows.latency_s.size == 0:
                 rows = columns
-            shape = nearest(rows.distinct(*ATTENTION_SHAPE), wanted, (4.0, 2.0, 1.0, 2.0))
+            shape = nearest(rows.distinct(*ATTENTION_SHAPE), wanted, ATTENTION_WEIGHTS)
             return attention_grid(self.measured, operator, rows, shape, cache)
 
         return self._once((operator, kv_dtype, *wanted), make)

@@ -12,7 +12,7 @@ import numpy as np
 from tuner.errors import ModelError, did_you_mean
 from tuner.hardware import Hardware, plain_name
 from tuner.model_graph import ModelGraph
-from tuner.operators import Experts
+from tuner.operators import Experts, MatMul
 from tuner.performance.behaviour import Behaviour, Ways, forecast
 from tuner.performance.corrections import Engine, Learned, Spread
 from tuner.performance.grid import Array
@@ -202,9 +202,14 @@ class Predictor:
             self._check_memory(row, graph, shard, hardware)
         cache = self._cache(row, hardware)
         origin = "predicted"
-        if table.is_borrowed:
+        heaviest = max(
+            (operator for operator in graph.operators if isinstance(operator, MatMul | Experts)),
+            key=lambda operator: operator.weight_bytes(shard),
+        )
+        borrowed = table.borrows(heaviest.format, isinstance(heaviest, Experts))
+        if borrowed:
             origin += f" (no table of {hardware.name}: scaled from {table.measured.name} by roofline)"
-        factor = (1.6 if table.is_borrowed else 1.0) * (2.0 if apart else 1.0) * (1.5 if graph.assumptions else 1.0)
+        factor = (1.6 if borrowed else 1.0) * (2.0 if apart else 1.0) * (1.5 if graph.assumptions else 1.0)
         bounds: list[float] = []
         for metric in ("ttft", "tpot"):
             # factors that are being learned have no spreads yet

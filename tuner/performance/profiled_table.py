@@ -17,13 +17,15 @@ from tuner.performance import roofline
 from tuner.performance.grid import Array, LogGrid
 from tuner.performance.ratio_grids import (
     ATTENTION_SHAPE,
+    ATTENTION_WEIGHTS,
     EXPERT_SHAPE,
     attention_grid,
     expert_grid,
+    mixed_grid,
     nearest,
     ratio_grid,
 )
-from tuner.performance.table_file import ALL_REDUCE, CONVOLUTION, Columns, read_table
+from tuner.performance.table_file import ALL_REDUCE, CONVOLUTION, DECODE, MIXED, UNEQUAL, Columns, read_table
 from tuner.step import NumberFormat, Shard
 from tuner.traced_operators import Convolution
 
@@ -81,6 +83,37 @@ class ProfiledTable:
             return None if rows is None else attention_grid(self._hardware, operator, rows, shape, cache)
 
         return self._once((operator, kv_dtype, *shape), make)
+
+    def mixed(self, shape: tuple[int, int, int, int]) -> LogGrid | None:
+        """By batch and context, how many times as long decode attention takes in steps that also compute prompts.
+
+        Of the nearest shape that was timed so: it is a matter of how engines' kernels split their work.
+        """
+
+        def make() -> LogGrid | None:
+            for folder in self._folders:
+                paths = folder / f"{DECODE}.parquet", folder / f"{MIXED}.parquet"
+                if all(path.is_file() for path in paths):
+                    alone, mixed = map(read_table, paths)
+                    return mixed_grid(alone, mixed, nearest(mixed.distinct(*ATTENTION_SHAPE), shape, ATTENTION_WEIGHTS))
+            return None
+
+        return self._once((MIXED, *shape), make)
+
+    def unequal(self, shape: tuple[int, int, int, int], beside_prompts: bool) -> float:
+        """What unequal contexts cost, as a share of the way from attention over the mean one to that over the longest.
+
+        Of the nearest shape; 0 where it was not timed.
+        """
+        columns = self.columns(UNEQUAL)
+        if columns is None:
+            return 0.0
+        timed = nearest(columns.distinct(*ATTENTION_SHAPE), shape, ATTENTION_WEIGHTS)
+        rows = columns.where(**dict(zip(ATTENTION_SHAPE, timed, strict=True)), beside_prompts=int(beside_prompts))
+        mean, longest, unequal = (
+            float(rows.where(contexts=which).latency_s.sum()) for which in ("mean", "longest", "unequal")
+        )
+        return (unequal - mean) / (longest - mean) if longest > mean else 0.0
 
     def experts(self, dtype: str, stored: NumberFormat, shape: tuple[int, ...]) -> LogGrid | None:
         """By tokens, of one shape (`EXPERT_SHAPE`)."""

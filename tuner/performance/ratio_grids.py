@@ -15,6 +15,8 @@ from tuner.performance.table_file import DECODE, ENCODER, PREFILL, Columns
 from tuner.step import NumberFormat
 
 ATTENTION_SHAPE: Final = ("head_dim", "window_size", "num_heads", "num_key_value_heads")
+ATTENTION_WEIGHTS: Final = (4.0, 2.0, 1.0, 2.0)
+"""How much each of `ATTENTION_SHAPE` counts in how near two shapes are."""
 EXPERT_SHAPE: Final = ("hidden_size", "inter_size", "topk", "num_experts", "moe_tp_size", "moe_ep_size")
 _LENGTH: Final = {PREFILL: "isl", ENCODER: "isl", DECODE: "past_kv_len"}
 
@@ -70,6 +72,23 @@ def attention_grid(
         causal = operator == PREFILL
         bound = roofline.prefill_attention_s(device, heads, kv_heads, 2 * head_dim, window, batch, extent, causal)
     return ratio_grid([batch, extent], np.log(rows.latency_s / bound))
+
+
+def mixed_grid(alone: Columns, mixed: Columns, shape: tuple[int, ...]) -> LogGrid | None:
+    """What decode attention takes in mixed steps over what it takes alone, of one shape, by batch and context.
+
+    `None` where no point was timed in both.
+    """
+    times: list[dict[tuple[int, int], float]] = []
+    for rows in (alone, mixed):
+        rows = rows.where(**dict(zip(ATTENTION_SHAPE, shape, strict=True)))
+        points = zip(rows.values["batch_size"].tolist(), rows.values["past_kv_len"].tolist(), strict=True)
+        times.append(dict(zip(points, rows.latency_s.tolist(), strict=True)))
+    both = sorted(times[0].keys() & times[1].keys())
+    if not both:
+        return None
+    batches, contexts = np.array(both).T
+    return ratio_grid([batches, contexts], np.log([times[1][point] / times[0][point] for point in both]))
 
 
 def expert_grid(device: Hardware, rows: Columns, shape: tuple[int, ...], stored: NumberFormat) -> LogGrid:

@@ -186,6 +186,29 @@ class StepTime:
                 sums["replayed"] += operator.count * _REPLAYED.get(type(operator), usual)
         return StepParts(**sums)
 
+    def mixed_attention(self, loads: StepLoads) -> Array:
+        """The attention of decoding, s, in steps that also compute prompts; of each load of decoding."""
+        total = np.zeros(loads.tokens.shape)
+        for operator in self.graph.operators:
+            kind, seconds = self.operator_s(operator, loads)
+            if kind == "attention":
+                shape = self._cached_shape(operator)
+                ratio = self.table.mixed_ratio(*shape, loads.decode_sequences, loads.decode_context) if shape else 1.0
+                total += seconds * ratio
+        return total
+
+    def unequal_share(self, beside_prompts: bool) -> float:
+        """See `OperatorTable.unequal_share`; of the model's first kind of attention."""
+        shapes = (self._cached_shape(operator) for operator in self.graph.operators)
+        first = next((shape for shape in shapes if shape), None)
+        return self.table.unequal_share(*first, beside_prompts) if first else 0.0
+
+    def _cached_shape(self, operator: Operator) -> tuple[int, int, int, int] | None:
+        """Heads, heads of the cache, their width and the window of attention that tables time."""
+        if not isinstance(operator, Attention) or not operator.keeps_cache:
+            return None
+        return (*operator.shape(self.shard), (operator.head_dim + operator.value_dim) // 2, operator.window or 0)
+
     def operator_s(self, operator: Operator, loads: StepLoads) -> tuple[str, Array]:
         """Part of `StepParts` that an operator belongs to, and its seconds."""
         nothing = np.zeros(loads.tokens.shape)

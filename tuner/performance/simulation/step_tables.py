@@ -60,7 +60,8 @@ class StepTables:
         level, prompts = (float(factors.of(name, [engine])[0]) for name in ("level", "prefill"))
         batches, contexts = token_grid(1024, 4), token_grid(max_context, 16)
         b, c = np.meshgrid(batches, contexts, indexing="ij")
-        decode = step.parts(StepLoads.decode(b.ravel(), c.ravel())).attention.reshape(b.shape)
+        decoding = StepLoads.decode(b.ravel(), c.ravel())
+        decode, mixed = step.parts(decoding).attention, step.mixed_attention(decoding)
         chunks, cached = token_grid(max_tokens, 16), np.concatenate([[0.0], token_grid(max_context, 64)])
         q, k = np.meshgrid(chunks, cached, indexing="ij")
         prefill = step.parts(
@@ -79,14 +80,16 @@ class StepTables:
             sequence_s=np.zeros(2),
             batches=batches,
             contexts=contexts,
-            decode_s=level * factors.attention * decode,
-            mixed_decode_s=level * factors.attention * decode,
+            decode_s=level * factors.attention * decode.reshape(b.shape),
+            mixed_decode_s=level * factors.attention * mixed.reshape(b.shape),
             chunks=chunks,
             cached=cached,
             prefill_s=prompts * prefill,
             host_s=host * scale,
             host_per_sequence_s=each * scale,
             overlapped=overlapped,
+            skew=step.unequal_share(beside_prompts=False),
+            mixed_skew=step.unequal_share(beside_prompts=True),
         )
 
 
