@@ -31,7 +31,7 @@ from tuner.performance.ratio_grids import (
     padded,
     ratio_grid,
 )
-from tuner.performance.table_file import ALL_REDUCE, DECODE, ENCODER, NCCL, PREFILL, Columns, read_table
+from tuner.performance.table_file import ALL_REDUCE, DECODE, ENCODER, MIXED, NCCL, PREFILL, Columns, read_table
 from tuner.step import NumberFormat
 from tuner.traced_operators import Convolution
 
@@ -210,6 +210,11 @@ class OperatorTable:
         bound = roofline.decode_attention_s(self.hardware, heads, kv_heads, 2 * head_dim, window, cache, batch, context)
         grid = self._attention(DECODE, (head_dim, window, heads, kv_heads), cache)
         return bound * (_DEFAULT_RATIO if grid is None else np.exp(grid(batch, context)))
+
+    @property
+    def times_mixed_steps(self) -> bool:
+        """Whether decode attention was measured in steps that also compute prompts."""
+        return self._own.columns(MIXED) is not None
 
     def mixed_ratio(
         self, heads: int, kv_heads: int, head_dim: int, window: int, batch: ArrayLike, context: ArrayLike

@@ -261,6 +261,7 @@ class Predictor:
             groups.setdefault(plan.deployment.timing, []).append(place)
         names = [field.name for field in dataclasses.fields(StepParts)]
         sums = {part: {name: np.zeros(len(plans)) for name in names} for part in ("decode", "prompt", "chunk")}
+        beside_prompts = np.zeros(len(plans))
         for places in groups.values():
             first = plans[places[0]].deployment
             inputs = np.array([plans[place].row.input_tokens for place in places])
@@ -269,11 +270,10 @@ class Predictor:
             decode, prompt = self._step(first, first.shard, decoding=True), self._step(first, first.prompt_shard)
             full = np.array([plans[place].filling for place in places])
             drafted = np.array([float(plans[place].row.launched.drafted) for place in places])
+            decoding = StepLoads.decode(running, inputs + outputs / 2.0, 1.0 + drafted)
+            beside_prompts[places] = decode.beside_prompts(decoding)
             timed = {
-                "decode": (
-                    decode.parts(StepLoads.decode(running, inputs + outputs / 2.0, 1.0 + drafted)),
-                    np.ones_like(full),
-                ),
+                "decode": (decode.parts(decoding), np.ones_like(full)),
                 "prompt": (prompt.parts(StepLoads.prefill(np.ones_like(inputs), inputs)), np.ones_like(full)),
                 "chunk": (prompt.parts(StepLoads.prefill(full, inputs)), full),
             }
@@ -283,6 +283,7 @@ class Predictor:
         rows = [plan.row for plan in plans]
         return ClosedLoads(
             decode=StepParts(**sums["decode"]),
+            beside_prompts=beside_prompts,
             prompt=StepParts(**sums["prompt"]),
             chunked_prompt=StepParts(**sums["chunk"]),
             layers=np.array([float(plan.deployment.graph.layers) for plan in plans]),

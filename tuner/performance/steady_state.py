@@ -76,6 +76,7 @@ class ClosedLoads:
 
     Attributes:
         decode: a step of all running sequences at mean context.
+        beside_prompts: what it takes longer, s, if it also computes prompts, beside the work on these.
         prompt: one prompt alone.
         chunked_prompt: one prompt's share of a full chunk.
         layers: of the model.
@@ -100,6 +101,7 @@ class ClosedLoads:
     """
 
     decode: StepParts
+    beside_prompts: Array
     prompt: StepParts
     chunked_prompt: StepParts
     layers: Array
@@ -187,6 +189,7 @@ def latencies(loads: ClosedLoads, factors: Corrections, short: NDArray[np.bool_]
     )
     in_step = np.where(loads.fixed_lengths, loads.started_together & loads.prompts_first, engine["synchronized"])
     waiting = loads.waiting if short is None else loads.waiting + (short & loads.may_be_short)
+    mixed = np.where(loads.prompts_first, 0.0, engine["level"] * factors.attention * loads.beside_prompts)
     hidden = np.where(loads.prompts_first, 0.0, decode)
     others = np.where(loads.separate_prefill, 0.0, np.maximum(running - 1.0, 0.0))
     steps = np.maximum(output - 1.0, 1.0)
@@ -203,7 +206,8 @@ def latencies(loads: ClosedLoads, factors: Corrections, short: NDArray[np.bool_]
         stay = before + (awaited + steps) * tpot
         count = np.clip(1.0 + running / stay * _joined(work, prompts.launch), 1.0, prompts.filling)
         slowed = others * ((1.0 - in_step) * tpot / stay + in_step / (2.0 * steps))
-        between = slowed * _joined(work, np.maximum(prompts.launch - hidden, 0.0)) / count
+        passes = slowed / count
+        between = passes * _joined(work, np.maximum(prompts.launch - hidden, 0.0)) + np.minimum(passes, 1.0) * mixed
         beside = _joined(decode + between, host)
         tpot = np.sqrt(tpot * np.where(loads.serial_host, decode + between + factors.serial_host * host, beside))
     first = outside + engine["opening"] * (cohort + prompts.launch) + tpot

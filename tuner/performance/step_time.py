@@ -186,16 +186,14 @@ class StepTime:
                 sums["replayed"] += operator.count * _REPLAYED.get(type(operator), usual)
         return StepParts(**sums)
 
-    def mixed_attention(self, loads: StepLoads) -> Array:
-        """The attention of decoding, s, in steps that also compute prompts; of each load of decoding."""
-        total = np.zeros(loads.tokens.shape)
-        for operator in self.graph.operators:
-            kind, seconds = self.operator_s(operator, loads)
-            if kind == "attention":
-                shape = self._cached_shape(operator)
-                ratio = self.table.mixed_ratio(*shape, loads.decode_sequences, loads.decode_context) if shape else 1.0
-                total += seconds * ratio
-        return total
+    def beside_prompts(self, loads: StepLoads) -> Array:
+        """How much longer attention takes, s, in steps that also compute prompts; of each load of decoding."""
+        added = np.zeros(loads.tokens.shape)
+        for operator in self.graph.operators if self.table.times_mixed_steps else ():
+            if shape := self._cached_shape(operator):
+                ratio = self.table.mixed_ratio(*shape, loads.decode_sequences, loads.decode_context)
+                added += self.operator_s(operator, loads)[1] * (ratio - 1.0)
+        return added
 
     def unequal_share(self, beside_prompts: bool) -> float:
         """See `OperatorTable.unequal_share`; of the model's first kind of attention."""

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from profilers.huggingface.reader import HuggingFaceReader
+from profilers.huggingface.fields import Fields
+from profilers.huggingface.reader import read_config
 from profilers.shipped import folder
 from search_spaces.device_catalogue import catalogue
 from tuner.performance.corrections import Engine, shipped
 from tuner.performance.operator_table import OperatorTable
+from tuner.performance.prediction import Predictor
+from tuner.performance.serving_row import read_row
 from tuner.performance.simulation.step_tables import StepTables
 from tuner.performance.step_time import StepTime
 from tuner.performance.table_choice import tables_for
@@ -20,6 +23,10 @@ from tuner.performance.table_file import DECODE, MIXED, UNEQUAL, write_table
 from tuner.step import NumberFormat, Shard
 
 LLAMA = (32, 8, 128, 0)
+LLAMA_CONFIG = {
+    "model_type": "llama", "vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336,
+    "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 8192,
+}  # fmt: skip
 KEYS = {"head_dim": 128, "window_size": 0, "num_heads": 32, "num_key_value_heads": 8}
 BATCHES, CONTEXTS = (1, 16, 1, 16), (256, 256, 4096, 4096)
 
@@ -81,16 +88,32 @@ def test_devices_borrow_only_what_was_not_timed_on_them(tables: dict[str, Operat
     assert not tables["h100_sxm"].borrows(NumberFormat.BF16, experts=True)
 
 
+def test_predictions_count_it_where_prompts_join_decode_steps(tmp_path: Path) -> None:
+    graph = read_config(Fields(LLAMA_CONFIG, "llama"), "llama", None)
+    row = read_row(
+        {
+            "model_path": "llama", "system": "l4", "backend_version": "0.15.0", "mode": "agg", "isl": "1024",
+            "osl": "512", "batch_size": "16", "tp_size": "1", "precision": "", "source": "", "backend": "vllm",
+        }
+    )  # fmt: skip
+    with_it = table_of(tmp_path / "with")
+    table_of(tmp_path / "without")
+    (tmp_path / "without" / f"{MIXED}.parquet").unlink()
+    without = OperatorTable(catalogue()["l4"], None, None, [tmp_path / "without"])
+    for engine, joins in ((Engine.VLLM, True), (Engine.SGLANG, False)):
+        found = [
+            Predictor(lambda *_: graph, {"l4": table}, shipped()).predict([replace(row, engine=engine)])[0].tpot_s
+            for table in (with_it, without)
+        ]
+        assert found[0] is not None
+        assert found[1] is not None
+        assert (found[0] > found[1]) is joins
+
+
 def test_simulated_steps_take_what_was_timed_beside_prompts_and_over_unequal_contexts(
-    tables: dict[str, OperatorTable], tmp_path: Path
+    tables: dict[str, OperatorTable],
 ) -> None:
-    config = {
-        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 4096, "intermediate_size": 14336,
-        "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256,
-        "max_position_embeddings": 8192, "tie_word_embeddings": False, "torch_dtype": "bfloat16",
-    }  # fmt: skip
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    graph = HuggingFaceReader().read(tmp_path)
+    graph = read_config(Fields(LLAMA_CONFIG, "llama"), "llama", None)
     for device, slower in (("rtx_4090", True), ("h100_sxm", False)):
         step = StepTime(graph, tables[device], Shard())
         found = StepTables.of(step, shipped().corrections, Engine.VLLM, True, 2048, 4096)

@@ -61,7 +61,8 @@ class StepTables:
         batches, contexts = token_grid(1024, 4), token_grid(max_context, 16)
         b, c = np.meshgrid(batches, contexts, indexing="ij")
         decoding = StepLoads.decode(b.ravel(), c.ravel())
-        decode, mixed = step.parts(decoding).attention, step.mixed_attention(decoding)
+        decode = step.parts(decoding).attention
+        mixed = decode + step.beside_prompts(decoding)
         chunks, cached = token_grid(max_tokens, 16), np.concatenate([[0.0], token_grid(max_context, 64)])
         q, k = np.meshgrid(chunks, cached, indexing="ij")
         prefill = step.parts(
