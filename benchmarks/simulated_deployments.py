@@ -20,7 +20,6 @@ import pandas as pd
 from benchmarks.performance_simulator import as_sent, beside_run, requests_of
 from profilers.shipped import folder as shipped_tables
 from search_spaces.device_catalogue import catalogue
-from tuner.cli.performance_inputs import read_model
 from tuner.performance.corrections import Engine, shipped
 from tuner.performance.prediction import Predictor
 from tuner.performance.serving_row import Placement, ServingRow
@@ -28,6 +27,7 @@ from tuner.performance.simulation.continuous import Requests
 from tuner.performance.simulation.deployment import ModelOnDevice, PrefillDecode, simulate_deployment
 from tuner.performance.simulation.engine_settings import read_settings
 from tuner.performance.table_choice import tables_for
+from tuner.study.read_model import read_model
 
 LLAMA, QWEN = "meta-llama--Llama-3.1-8B-Instruct", "Qwen--Qwen3-30B-A3B"
 SPREAD = {"enable_expert_parallel": "true"}

@@ -6,9 +6,9 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final, cast
+from typing import cast
 
-from tuner.errors import ModelError, TunerError, UsageError
+from tuner.errors import TunerError, UsageError
 from tuner.hardware import Hardware
 from tuner.model_graph import ModelGraph
 from tuner.performance.host_table import profile_folder
@@ -16,10 +16,8 @@ from tuner.performance.operator_table import OperatorTable
 from tuner.performance.prediction import ModelSource
 from tuner.performance.table_choice import tables_for
 from tuner.step import NumberFormat
-from tuner.study.adapters import load, names
-from tuner.study.read_model import MODEL_READERS, model_reader, read_with
-
-_HUGGING_FACE: Final = "huggingface"
+from tuner.study.adapters import load
+from tuner.study.read_model import HUGGING_FACE, read_with
 
 
 def installed(group: str, name: str) -> Callable[..., object]:
@@ -43,25 +41,11 @@ def operator_tables(catalogue: Mapping[str, Hardware], profiles: Path | None = N
     return tables_for(catalogue, folder, profiles or profile_folder())
 
 
-def read_model(path: Path) -> ModelGraph:
-    """The model at `path`, by the first installed reader that takes it.
-
-    Raises:
-        ModelError: there is nothing, or nothing that a reader takes.
-    """
-    if not path.exists():
-        raise ModelError(f"There is no {path}. Give an .onnx file, or a folder with a config.json.")
-    for name in sorted(names(MODEL_READERS), key=lambda name: name != _HUGGING_FACE):
-        if model_reader(name).accepts(path):
-            return read_with(name, path)
-    raise ModelError(f"No reader takes {path}. Give an .onnx file, or a folder with a config.json.")
-
-
 def model_source(folder: Path) -> ModelSource:
     """Reads models by name from `ORG--NAME/config.json` in `folder`."""
 
     def read(name: str, weights: NumberFormat | None) -> ModelGraph:
-        return read_with(_HUGGING_FACE, folder / name.replace("/", "--"), weights)
+        return read_with(HUGGING_FACE, folder / name.replace("/", "--"), weights)
 
     return read
 

@@ -13,7 +13,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from tuner.cli.performance_inputs import device_catalogue, installed, operator_tables, read_model
+from tuner.cli.performance_inputs import device_catalogue, installed, operator_tables
 from tuner.cli.progress import shown_progress
 from tuner.errors import UnavailableError, UnknownNameError, UsageError
 from tuner.hardware import Hardware, named_gpu
@@ -22,6 +22,7 @@ from tuner.operators import Experts, MatMul, Operator
 from tuner.performance.host_table import profile_folder
 from tuner.performance.step_time import StepLoads, StepTime
 from tuner.step import NumberFormat, OperatorKind, Shard, StepLoad
+from tuner.study.read_model import read_model
 from tuner.traced_operators import Convolution
 from tuner.units import format_bytes, format_seconds
 

@@ -18,7 +18,6 @@ from tuner.cli.performance_inputs import (
     check_place,
     device_catalogue,
     operator_tables,
-    read_model,
     refuse_beside_a_study,
 )
 from tuner.errors import ModelError, StorageError, TraceError, UnknownNameError, UsageError, first_ones
@@ -27,6 +26,7 @@ from tuner.performance.corrections import Engine, shipped
 from tuner.performance.simulation.continuous import Requests, Served
 from tuner.performance.simulation.deployment import ModelOnDevice, simulate_deployment
 from tuner.performance.simulation.engine_settings import read_settings
+from tuner.study.read_model import read_model
 from tuner.whole_file import written_whole
 
 Mask = NDArray[np.bool_]

@@ -15,6 +15,7 @@ from tuner.step import NumberFormat
 from tuner.study import adapters
 
 MODEL_READERS: Final = "tuner.model_readers"
+HUGGING_FACE: Final = "huggingface"
 
 
 class ModelReader(Protocol):
@@ -51,6 +52,20 @@ def read_with(reader: str, path: Path, weights: NumberFormat | None = None) -> M
         ) from error
 
 
+def read_model(path: Path) -> ModelGraph:
+    """The model at `path`, by the first installed reader that takes it.
+
+    Raises:
+        ModelError: there is nothing, or nothing that a reader takes.
+    """
+    if not path.exists():
+        raise ModelError(f"There is no {path}. Give an .onnx file, or a folder with a config.json.")
+    for name in sorted(adapters.names(MODEL_READERS), key=lambda name: name != HUGGING_FACE):
+        if model_reader(name).accepts(path):
+            return read_with(name, path)
+    raise ModelError(f"No reader takes {path}. Give an .onnx file, or a folder with a config.json.")
+
+
 def read_graph(served: ServedModel, weights: NumberFormat | None = None) -> ModelGraph:
     """A study's model, as `read_with` reads it.
 
@@ -65,9 +80,9 @@ def read_graph(served: ServedModel, weights: NumberFormat | None = None) -> Mode
 
 def model_features(task: ServingTask, engine: SearchSpace) -> dict[str, float]:
     """What the model of a task is made of (`tuner.make_up`); empty where it cannot be read."""
-    if not isinstance(engine, Predictable):
-        return {}
     try:
-        return make_up(read_graph(engine.served_model(task)))
+        if isinstance(engine, Predictable):
+            return make_up(read_graph(engine.served_model(task)))
+        return make_up(read_model(task.model.path)) if task.model.path else {}
     except Exception:  # a reader may come from anywhere, and no study depends on what it says
         return {}

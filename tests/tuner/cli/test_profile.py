@@ -16,7 +16,7 @@ from profilers.microbenchmark import Profile
 from profilers.operator_tables import write_operator_tables
 from profilers.timing import Timing
 from tuner.cli.main import main
-from tuner.cli.performance_inputs import read_model
+from tuner.study.read_model import read_model
 
 EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "quickstart" / "make_encoder.py"
 DENSE = {

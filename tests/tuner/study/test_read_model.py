@@ -12,7 +12,7 @@ from tuner.model_graph import ModelGraph
 from tuner.serving import ServedModel
 from tuner.step import NumberFormat
 from tuner.study import adapters
-from tuner.study.read_model import read_graph
+from tuner.study.read_model import read_graph, read_model
 
 
 class Stumbling:
@@ -32,7 +32,7 @@ def _stumbling(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_commands_tell_what_a_reader_stumbled_over(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=rf"{tmp_path} cannot be read: KeyError: 'layers'.*undamaged"):
-        performance_inputs.read_model(tmp_path)
+        read_model(tmp_path)
     with pytest.raises(ModelError, match=r"org--model cannot be read: KeyError"):
         performance_inputs.model_source(tmp_path)("org/model", None)
 
