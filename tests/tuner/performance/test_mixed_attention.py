@@ -81,7 +81,8 @@ def test_shipped_profiles_of_vllm_slow_decoding_beside_prompts(tables: dict[str,
 
 def test_devices_borrow_only_what_was_not_timed_on_them(tables: dict[str, OperatorTable]) -> None:
     own = tables["rtx_4090"]
-    assert not own.borrows(NumberFormat.BF16)
+    for device in ("rtx_4090", "rtx_3090", "a6000", "a40"):
+        assert not tables[device].borrows(NumberFormat.BF16)
     assert own.borrows(NumberFormat.FP8)
     assert own.borrows(NumberFormat.BF16, experts=True)
     assert tables["t4"].borrows(NumberFormat.BF16)
