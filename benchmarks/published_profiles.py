@@ -119,7 +119,7 @@ def write(path: Path, table: Rows, source: str, device: str, software: str) -> N
 
 def judge(target: Path) -> None:
     """Products by the most alike device's tables, over what was timed."""
-    devices = catalogue()
+    devices, logs = catalogue(), []
     borrowed = tables_for(devices, target.parent)
     for path in sorted(target.glob(f"*/{PROFILED}/*/gemm.parquet")):
         device = named_gpu(path.parent.name, devices)
@@ -129,10 +129,13 @@ def judge(target: Path) -> None:
         lender = OperatorTable(device, target.parent / table.measured.name, table.measured)
         sizes = (rows.values[name].astype(float) for name in ("n", "k", "m"))
         errors = lender.matmul_s(NumberFormat.BF16, *sizes) / rows.latency_s - 1.0
+        logs.append(np.quantile(-np.log1p(errors), np.linspace(0.0, 1.0, 201)))
         print(
             f"{device.name}: {errors.size} products by {table.measured.name}: mean error {np.abs(errors).mean():.1%}, "
             f"mean {errors.mean():+.1%}, 90 % within {np.quantile(np.abs(errors), 0.9):.0%}"
         )
+    low, high = np.quantile(np.concatenate(logs), [0.05, 0.95])
+    print(f"log(timed / borrowed), devices in equal shares: 5 and 95 % quantiles {low:.2f} and {high:.2f}")
 
 
 def of(rows: pd.DataFrame, hardware: str, model: str | None = None, tensor: int | None = None) -> pd.DataFrame:

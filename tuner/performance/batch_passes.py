@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 
 from tuner.model_graph import ModelGraph
+from tuner.performance.corrections import BORROWED
 from tuner.performance.grid import Array
 from tuner.performance.host_table import HostTable
 from tuner.performance.operator_table import OperatorTable
@@ -29,6 +31,8 @@ CROWDING: Final = 0.3
 _LAUNCH_S: Final = 4e-6
 _SHARED_GPU: Final = 0.85
 """k copies on one GPU each go at k to minus this power: small passes leave room for one another."""
+_GPU_SPREAD: Final = 0.5
+"""Half the width of the 90 % interval on a GPU, as a logarithm."""
 _GRID: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 
 
@@ -127,7 +131,8 @@ class GpuPasses(BatchPasses):
         super().__init__(rows, row_tokens)
         self._graph, self._gpus = graph, gpus
         self._step = StepTime(graph, table, Shard())
-        self.spread = 0.5 * (1.6 if table.is_borrowed else 1.0) * (1.5 if graph.assumptions else 1.0)
+        of_table = math.hypot(_GPU_SPREAD, BORROWED.low) if table.is_borrowed else _GPU_SPREAD
+        self.spread = of_table * (1.5 if graph.assumptions else 1.0)
         self.origin = table.label
 
     def speeds(self, settings: DynamicBatching) -> Array:

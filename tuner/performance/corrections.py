@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -148,6 +149,14 @@ class Spread:
     def widened(self, factor: float) -> Spread:
         """The same, `factor` times as wide."""
         return Spread(low=self.low * factor, high=self.high * factor)
+
+    def joined(self, other: Spread) -> Spread:
+        """That of a sum of two independent errors, near enough."""
+        return Spread(low=-math.hypot(self.low, other.low), high=math.hypot(self.high, other.high))
+
+
+BORROWED: Final = Spread(low=-0.44, high=0.24)
+"""Of products by the tables of the most alike device, measured on four (`benchmarks/published_profiles.py --judge`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

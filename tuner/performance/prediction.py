@@ -14,7 +14,7 @@ from tuner.hardware import Hardware, plain_name
 from tuner.model_graph import ModelGraph
 from tuner.operators import Experts, MatMul
 from tuner.performance.behaviour import Behaviour, Ways, forecast
-from tuner.performance.corrections import Engine, Learned, Spread
+from tuner.performance.corrections import BORROWED, Engine, Learned, Spread
 from tuner.performance.grid import Array
 from tuner.performance.memory import running_sequences
 from tuner.performance.operator_table import OperatorTable
@@ -209,12 +209,12 @@ class Predictor:
         borrowed = table.borrows(heaviest.format, isinstance(heaviest, Experts))
         if borrowed:
             origin += f" (no table of {hardware.name}: scaled from {table.measured.name} by roofline)"
-        factor = (1.6 if borrowed else 1.0) * (2.0 if apart else 1.0) * (1.5 if graph.assumptions else 1.0)
+        factor = (2.0 if apart else 1.0) * (1.5 if graph.assumptions else 1.0)
         bounds: list[float] = []
         for metric in ("ttft", "tpot"):
             # factors that are being learned have no spreads yet
             spread = self._learned.spread(metric, graph.has_experts) if self._learned.spreads else Spread(low=0, high=0)
-            wider = spread.widened(factor)
+            wider = (spread.joined(BORROWED) if borrowed else spread).widened(factor)
             bounds += [math.exp(wider.low), math.exp(wider.high)]
         timing = self._timings.setdefault(
             (row.device, row.engine is Engine.VLLM, id(graph), shard, prompt_shard, cache), len(self._timings)

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import functools
 import json
+import math
 import re
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from tuner.errors import ModelError, StudyFileError, UsageError
 from tuner.model_graph import ModelGraph
 from tuner.performance.batch_file import PREDICTED, predict_rows, read_rows, write_rows
 from tuner.performance.calibration import TPOT, adjusted
-from tuner.performance.corrections import shipped
+from tuner.performance.corrections import BORROWED, shipped
 from tuner.performance.grid import LogGrid
 from tuner.performance.memory import memory_need
 from tuner.performance.operator_table import OperatorTable
@@ -263,6 +264,9 @@ def test_a_device_without_tables_borrows_and_says_so(predictor: Predictor) -> No
     assert own.tpot_interval_s is not None
     assert borrowed.tpot_interval_s is not None
     assert borrowed.tpot_interval_s[1] / borrowed.tpot_s > own.tpot_interval_s[1] / own.tpot_s
+    assert borrowed.tpot_interval_s[0] / borrowed.tpot_s < own.tpot_interval_s[0] / own.tpot_s
+    alone = borrowed.tpot_s * math.exp(BORROWED.low), borrowed.tpot_s * math.exp(BORROWED.high)
+    assert borrowed.tpot_interval_s[0] <= alone[0] < alone[1] <= borrowed.tpot_interval_s[1]
 
 
 @pytest.mark.parametrize(
