@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -179,6 +179,13 @@ def study_from_json(text: str, storage: str) -> Study:
     return _ADAPTER.validate_python({**json.loads(text), "storage": storage})
 
 
+def with_stored_runner(study: Study, stored_json: str) -> Study:
+    """The study with the runner `auto` replaced by the one that its trials ran in."""
+    if study.runner.name != AUTO:
+        return study
+    return replace(study, runner=replace(study.runner, name=json.loads(stored_json)["runner"]["name"]))
+
+
 def differences(stored_json: str, wanted: Study) -> list[str]:
     """What makes a stored study's trials and another's incomparable, as `key: stored, now wanted`.
 
@@ -200,8 +207,8 @@ def differences(stored_json: str, wanted: Study) -> list[str]:
 def moved_from(stored_json: str, wanted: Study, storage_file: Path) -> Path | None:
     """The folder that a stored study lay in, where nothing differs but that it lies in another one now.
 
-    Its storage came along, and the old folder is gone: of a study that was copied nothing says which of the two the
-    trials are of.
+    Its storage came along, and nothing is left where its files were: of a study that was copied nothing says which of
+    the two the trials are of.
 
     Args:
         stored_json: what `definition_json` wrote.
@@ -218,7 +225,16 @@ def moved_from(stored_json: str, wanted: Study, storage_file: Path) -> Path | No
         if None not in roots:
             break
     old = roots.pop() if len(roots) == 1 else None
-    return None if old is None or old.exists() else old
+    if old is None or any(_is_there(str(json.loads(then))) for then, _ in changed if then is not None):
+        return None
+    return old
+
+
+def _is_there(path: str) -> bool:
+    try:
+        return Path(path).exists()
+    except OSError:  # not for us to see
+        return False
 
 
 def _root(then: str | None, now: str, folder: Path) -> Path | None:

@@ -182,9 +182,20 @@ def test_moved_study_of_another_workload_or_model_is_refused(make_study: StudyMa
         tuner.tune(other)
 
 
+def test_results_are_shown_wherever_the_runner_auto_would_run_now(
+    make_study: StudyMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = make_study(trials=2)
+    tuner.tune(study)
+    automatic = replace(study, runner=replace(study.runner, name="auto"))
+    assert len(done(tuner.load_result(automatic).records)) == 2
+
+
 def test_copy_of_a_study_beside_the_original_is_another_study(make_study: StudyMaker, tmp_path: Path) -> None:
     before, after = tmp_path / "before", tmp_path / "after"
     before.mkdir()
+    (before / "models").mkdir()
+    (before / "models" / "encoder.onnx").touch()
     tuner.tune(in_folder(make_study(trials=2), before))
     shutil.copytree(before, after)
     with pytest.raises(StudyMismatchError, match=r"model\.path"):
