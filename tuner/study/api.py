@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tuner.study.definition import Study, study_from_json, with_stored_runner
+from tuner.study.definition import Study, study_from_json
 from tuner.study.event import Event, TrialEnded
 from tuner.study.loop import Tuner
 from tuner.study.record import TrialRecord
@@ -48,6 +48,4 @@ def load_result(study: Study | str, storage: str | None = None) -> Result:
         if storage is None:
             raise TypeError("a study by name needs its storage")
         study = study_from_json(stored_definition(study, storage), storage)
-    else:
-        study = with_stored_runner(study, stored_definition(study.name, study.storage))
     return Tuner(study, create=False).result()

@@ -26,7 +26,7 @@ from tuner.study.result import Result, spending
 from tuner.study.session import Session
 from tuner.study.space import study_space
 from tuner.study.stopping import IN_A_ROW, little_left
-from tuner.study.store import StudyStore
+from tuner.study.store import StudyStore, as_begun
 from tuner.study.strategy import Strategy
 from tuner.trial import Attempt, Outcome, Phase, Progress, TrialPlan
 
@@ -83,7 +83,7 @@ class Tuner:
         started: float | None = None,
         create: bool = True,
     ) -> None:
-        study = adapters.with_runner_resolved(study)
+        study = adapters.with_runner_resolved(as_begun(study))
         self.study = study
         self.engine: SearchSpace = adapters.search_space(study.engine.name, study.engine.options)
         self.space: Space = study_space(study, self.engine)

@@ -58,7 +58,7 @@ from tuner.strategies.history import (
     outcome_to_json,
 )
 from tuner.strategies.prospects import Prospects
-from tuner.study.definition import Study, definition_json, differences, moved_from
+from tuner.study.definition import AUTO, Study, definition_json, differences, moved_from, with_stored_runner
 from tuner.study.faults import masked
 from tuner.study.forecast_note import ForecastNote
 from tuner.study.lease import RENEW_EVERY_S, Lease, LeaseHolder
@@ -355,6 +355,20 @@ class StudyStore:
             fault=str(trial.user_attrs.get(_FAULT, "")),
             predicted=None if predicted is None else predicted_from_json(str(predicted)),
         )
+
+
+def as_begun(study: Study) -> Study:
+    """The study with the runner `auto` replaced by the one that its trials ran in, where there are any.
+
+    Raises:
+        StorageError: the storage cannot be reached or read.
+    """
+    if study.runner.name != AUTO:
+        return study
+    try:
+        return with_stored_runner(study, stored_definition(study.name, study.storage))
+    except UsageError:  # there is no such study yet, or none of ours, which is told when it is opened
+        return study
 
 
 def stored_definition(name: str, storage: str) -> str:

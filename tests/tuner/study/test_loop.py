@@ -182,13 +182,12 @@ def test_moved_study_of_another_workload_or_model_is_refused(make_study: StudyMa
         tuner.tune(other)
 
 
-def test_results_are_shown_wherever_the_runner_auto_would_run_now(
-    make_study: StudyMaker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    study = make_study(trials=2)
-    tuner.tune(study)
-    automatic = replace(study, runner=replace(study.runner, name="auto"))
+def test_runner_auto_keeps_to_what_the_study_began_with(make_study: StudyMaker) -> None:
+    tuner.tune(make_study(trials=2))
+    longer = make_study(trials=3)
+    automatic = replace(longer, runner=replace(longer.runner, name="auto"))
     assert len(done(tuner.load_result(automatic).records)) == 2
+    assert len(done(tuner.tune(automatic).records)) == 3
 
 
 def test_copy_of_a_study_beside_the_original_is_another_study(make_study: StudyMaker, tmp_path: Path) -> None:
