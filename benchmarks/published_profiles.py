@@ -35,11 +35,11 @@ IN_TORCH = {"A6000": "nvidia-rtx-a6000", "RTX3090": "nvidia-geforce-rtx-3090"}
 CHUNK = 512
 TIMER_US = 3.0
 """Below, the spread of the timer decides what unequal contexts cost."""
+LLAMA = "meta-llama/Llama-3.1-8B"
 SHAPES: dict[str, dict[str, int]] = {
-    "meta-llama/Llama-3.1-8B": {"hidden": 4096, "inner": 14336, "heads": 32, "kv_heads": 8, "words": 128256},
+    LLAMA: {"hidden": 4096, "inner": 14336, "heads": 32, "kv_heads": 8, "words": 128256},
     "Qwen/Qwen3-30B-A3B-Instruct-2507": {"hidden": 2048, "inner": 0, "heads": 32, "kv_heads": 4, "words": 151936},
 }
-LLAMA = "meta-llama/Llama-3.1-8B"
 LAYERS = {
     "q_proj": (4096, 4096), "k_proj": (1024, 4096), "v_proj": (1024, 4096), "o_proj": (4096, 4096),
     "gate_proj": (14336, 4096), "up_proj": (14336, 4096), "down_proj": (4096, 14336), "lm_head": (128256, 4096),
@@ -95,15 +95,10 @@ def vidur(source: Path, target: Path) -> None:
     table: Rows = []
     for (model, tensor), rows in layers.groupby(["model", "tp"]):
         size = sizes.loc[model]
-        head = size.n_embd // size.n_q_head
-        gates = 2 if size.use_gated_mlp else 1
-        shapes = {
-            "attn_pre_proj": (head * (size.n_q_head + 2 * size.n_kv_head) // tensor, size.n_embd),
-            "attn_post_proj": (size.n_embd, size.n_embd // tensor),
-            "mlp_up_proj": (gates * size.mlp_hidden // tensor, size.n_embd),
-            "mlp_down_proj": (size.n_embd, size.mlp_hidden // tensor),
-        }
-        for layer, shape in shapes.items():
+        head, gates = size.n_embd // size.n_q_head, 2 if size.use_gated_mlp else 1
+        shapes = layer_shapes(size.n_embd, size.mlp_hidden, head * size.n_q_head, head * size.n_kv_head, tensor, gates)
+        names = ("attn_pre_proj", "attn_post_proj", "mlp_up_proj", "mlp_down_proj")
+        for layer, shape in zip(names, shapes, strict=True):
             table += products(shape, rows[rows.op == layer], "num_tokens", "median_ms", 1e3)
     write(target / "nvidia-a40" / "gemm.parquet", table, VIDUR, "A40", "torch, 2024")
 
@@ -182,14 +177,10 @@ def unequal(rows: pd.DataFrame) -> Rows:
 
 
 def fused_products(layers: pd.DataFrame, model: dict[str, int], tensor: int) -> Rows:
-    queries = HEAD_DIM * model["heads"] // tensor
-    shapes = {
-        "qkv_proj": (queries + 2 * HEAD_DIM * model["kv_heads"] // tensor, model["hidden"]),
-        "o_proj": (model["hidden"], queries),
-        "gate_up_proj": (2 * model["inner"] // tensor, model["hidden"]),
-        "down_proj": (model["hidden"], model["inner"] // tensor),
-        "lm_head": (model["words"] // tensor, model["hidden"]),
-    }
+    hidden, queries, keys = model["hidden"], HEAD_DIM * model["heads"], HEAD_DIM * model["kv_heads"]
+    of_layers = layer_shapes(hidden, model["inner"], queries, keys, tensor)
+    shapes = dict(zip(("qkv_proj", "o_proj", "gate_up_proj", "down_proj"), of_layers, strict=True))
+    shapes["lm_head"] = (model["words"] // tensor, hidden)
     layers = layers.assign(rows=layers.tokens.fillna(layers.sequences))
     return [
         row
@@ -197,6 +188,18 @@ def fused_products(layers: pd.DataFrame, model: dict[str, int], tensor: int) -> 
         if all(shape)
         for row in products(shape, layers[layers.layer == layer], "rows", "time_us", 1.0)
     ]
+
+
+def layer_shapes(
+    hidden: int, inner: int, queries: int, keys: int, tensor: int, gates: int = 2
+) -> tuple[tuple[int, int], ...]:
+    """Of a shard's products: into attention, out of it, up (with the gate, where there is one) and down."""
+    return (
+        ((queries + 2 * keys) // tensor, hidden),
+        (hidden, queries // tensor),
+        (gates * inner // tensor, hidden),
+        (hidden, inner // tensor),
+    )
 
 
 def products(shape: tuple[int, int], timed: pd.DataFrame, rows: str, time: str, micros: float) -> Rows:

@@ -111,7 +111,7 @@ class OperatorTable:
     @property
     def is_borrowed(self) -> bool:
         """Whether times are scaled from another device, or from nothing but the roofline."""
-        return not self._own and (self._folder is None or self.measured.name != self.hardware.name)
+        return not self._own and not self._has_tables
 
     def borrows(self, format: NumberFormat, experts: bool = False) -> bool:
         """Whether products, or experts, in a number format are scaled from another device, or from the roofline."""

@@ -203,8 +203,9 @@ class StepTime:
 
     def _cached_shape(self, operator: Operator) -> tuple[int, int, int, int] | None:
         """Heads, heads of the cache, their width and the window of attention that tables time."""
-        if not isinstance(operator, Attention) or not operator.keeps_cache:
-            return None
+        return self._shape(operator) if isinstance(operator, Attention) and operator.keeps_cache else None
+
+    def _shape(self, operator: Attention) -> tuple[int, int, int, int]:
         return (*operator.shape(self.shard), (operator.head_dim + operator.value_dim) // 2, operator.window or 0)
 
     def operator_s(self, operator: Operator, loads: StepLoads) -> tuple[str, Array]:
@@ -246,9 +247,7 @@ class StepTime:
         return np.minimum(table.all_reduce_s(group, everyone), table.all_to_all_s(group, sent))
 
     def _attention(self, operator: Attention, loads: StepLoads) -> Array:
-        heads, kv_heads = operator.shape(self.shard)
-        head_dim = (operator.head_dim + operator.value_dim) // 2
-        window = operator.window or 0
+        heads, kv_heads, head_dim, window = self._shape(operator)
         total = np.zeros(loads.tokens.shape)
         if operator.length is not None:
             loads = StepLoads.prefill(loads.sequences, np.full(loads.sequences.shape, float(operator.length)))

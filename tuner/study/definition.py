@@ -204,8 +204,8 @@ def differences(stored_json: str, wanted: Study) -> list[str]:
     ]
 
 
-def moved_from(stored_json: str, wanted: Study, storage_file: Path) -> Path | None:
-    """The folder that a stored study lay in, where nothing differs but that it lies in another one now.
+def is_moved(stored_json: str, wanted: Study, storage_file: Path) -> bool:
+    """Whether nothing differs from a stored study but the folder that it lies in.
 
     Its storage came along, and nothing is left where its files were: of a study that was copied nothing says which of
     the two the trials are of.
@@ -216,37 +216,31 @@ def moved_from(stored_json: str, wanted: Study, storage_file: Path) -> Path | No
         storage_file: where the storage lies now.
     """
     before, after = (dict(_leaves(_comparable(json.loads(text)))) for text in (stored_json, definition_json(wanted)))
-    changed = [(before.get(key), now) for key, now in after.items() if before.get(key) != now]
-    if before.keys() != after.keys() or not changed:
-        return None
-    roots: set[Path | None] = set()
-    for folder in storage_file.parents:
-        roots = {_root(then, now, folder) for then, now in changed}
-        if None not in roots:
-            break
-    old = roots.pop() if len(roots) == 1 else None
-    if old is None or any(_is_there(str(json.loads(then))) for then, _ in changed if then is not None):
-        return None
-    return old
+    if before.keys() != after.keys():
+        return False
+    changed = [(json.loads(before[key]), json.loads(now)) for key, now in after.items() if before[key] != now]
+    if not all(isinstance(value, str) and Path(value).is_absolute() for pair in changed for value in pair):
+        return False
+    paths = [(Path(then), Path(now)) for then, now in changed]
+    if any(_is_there(then) for then, _ in paths):
+        return False
+    old_folders = ({_old_folder(then, now, folder) for then, now in paths} for folder in storage_file.parents)
+    return any(len(folders) == 1 and None not in folders for folders in old_folders)
 
 
-def _is_there(path: str) -> bool:
+def _is_there(path: Path) -> bool:
     try:
-        return Path(path).exists()
+        return path.exists()
     except OSError:  # not for us to see
         return False
 
 
-def _root(then: str | None, now: str, folder: Path) -> Path | None:
-    """The folder in which `then` is what `now` is in `folder`; both are JSON."""
-    values = [None if text is None else json.loads(text) for text in (then, now)]
-    if not all(isinstance(value, str) and Path(value).is_absolute() for value in values):
+def _old_folder(then: Path, now: Path, folder: Path) -> Path | None:
+    """The folder in which `then` is what `now` is in `folder`."""
+    if not now.is_relative_to(folder):
         return None
-    old, new = (Path(str(value)) for value in values)
-    if not new.is_relative_to(folder):
-        return None
-    inside = new.relative_to(folder).parts
-    return Path(*old.parts[: -len(inside)]) if inside and old.parts[-len(inside) :] == inside else None
+    inside = now.relative_to(folder).parts
+    return Path(*then.parts[: -len(inside)]) if inside and then.parts[-len(inside) :] == inside else None
 
 
 def _comparable(definition: dict[str, Any]) -> dict[str, Any]:

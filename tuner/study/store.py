@@ -58,7 +58,7 @@ from tuner.strategies.history import (
     outcome_to_json,
 )
 from tuner.strategies.prospects import Prospects
-from tuner.study.definition import AUTO, Study, definition_json, differences, moved_from, with_stored_runner
+from tuner.study.definition import AUTO, Study, definition_json, differences, is_moved, with_stored_runner
 from tuner.study.faults import masked
 from tuner.study.forecast_note import ForecastNote
 from tuner.study.lease import RENEW_EVERY_S, Lease, LeaseHolder
@@ -135,7 +135,7 @@ class StudyStore:
             objective.direction for objective in self._study.objectives
         ]:
             path = _sqlite_path(self._study.storage)
-            if path is not None and moved_from(attributes[_DEFINITION], self._study, path) is not None:
+            if path is not None and is_moved(attributes[_DEFINITION], self._study, path):
                 self._define()
                 return
             found = differences(attributes[_DEFINITION], self._study)
