@@ -71,6 +71,7 @@ class MetaSettings:
 
     Attributes:
         own, follows, alone, fresh: prior weights of the kinds of hypothesis.
+        placed: share of the view that places words; the other ties them.
         deviation: of a follower from the task that it follows, as a share of a task's own deviation.
         trust: power to which a hypothesis's probability of the trials counts.
         interleave_after: trials after which every second one is asked without the earlier tasks' surfaces.
@@ -82,6 +83,7 @@ class MetaSettings:
     follows: float = 0.4
     alone: float = 0.1
     fresh: float = 0.1
+    placed: float = 0.3
     deviation: float = 0.5
     trust: float = 0.5
     interleave_after: int = 5
@@ -253,12 +255,12 @@ class EarlierKnowledge:
             weights = np.concatenate([shares, weights])
             followed = np.concatenate([[-1, -1, -1], np.arange(count), followed])
             transferred = np.concatenate([[True, True, False], np.ones(count, bool), transferred])
-        views = len(View)
+        of_view = {View.PLACED: settings.placed, View.TIED: 1.0 - settings.placed}
         return MetaPrior(
             metrics=metrics,
-            weights=np.tile(weights / views, views),
-            transferred=np.tile(transferred, views),
-            followed=np.tile(followed, views),
+            weights=np.concatenate([of_view[view] * weights for view in View]),
+            transferred=np.tile(transferred, len(View)),
+            followed=np.tile(followed, len(View)),
         )
 
     def _all_metrics(self) -> list[_Metric]:

@@ -136,7 +136,14 @@ class _List(_Configurations):
     @cached_property
     def variances(self) -> FloatArray:
         """Posterior variances of mu, shape (n,)."""
-        return np.asarray(self._model.shared.variance - np.einsum("ij,ij->j", self.explained, self.explained))
+        return np.asarray(
+            self._model.shared.variances(self.codes) - np.einsum("ij,ij->j", self.explained, self.explained)
+        )
+
+    @cached_property
+    def own_variances(self) -> FloatArray:
+        """Prior variances of a deviation, shape (n,)."""
+        return self._model.deviating.variances(self.codes)
 
     def columns(self, rows: IntArray) -> tuple[FloatArray, FloatArray]:
         """Prior covariances of mu and of a deviation with some of them, shape (n, k) each, kept likewise."""
@@ -239,7 +246,7 @@ class HierarchicalModel:
 
         def outline(rows: IntArray) -> Outline:
             smooth, own = listed.columns(rows)
-            variances = np.full(len(codes), self.shared.variance + self.deviating.variance)
+            variances = self.shared.variances(codes) + listed.own_variances
             return Outline(mean=np.zeros(len(codes)), variances=variances, columns=smooth + own)
 
         return self._gaussian(WholeSurface(moments, outline))
@@ -287,7 +294,7 @@ class HierarchicalModel:
             smooth, own = listed.columns(rows)
             return Outline(
                 mean=listed.mean,
-                variances=listed.variances + spread**2 * self.deviating.variance,
+                variances=listed.variances + spread**2 * listed.own_variances,
                 columns=smooth - listed.explained.T @ listed.explained[:, rows] + spread**2 * own,
             )
 

@@ -30,6 +30,8 @@ from tuner.surrogates.hierarchical_kernel import FloatArray, GridEncoding, IntAr
 _JITTER = 1e-4
 _TIE = 0.8
 """Centre of the ties before tanh: two words of which no task knows anything are 0.44 alike."""
+_STEEP = 2.0
+"""Centre of the slopes, per three octaves, relative to the amplitudes of the other parts."""
 _LEAST_VARIANCE = 1e-12
 """Within tasks, where all values of each are equal."""
 
@@ -82,6 +84,7 @@ def default_hyperparameters(encoding: GridEncoding) -> Hyperparameters:
                 np.full(1 + count + (1 if layout.latents else 0), np.log(amplitude)),
                 np.zeros(layout.latents),
                 np.full(2 * words, _TIE),
+                np.full(count, np.log(_STEEP * amplitude)),
             ]
         )
 
@@ -104,7 +107,7 @@ def fit_hyperparameters(
     codes: IntArray,
     tasks: Sequence[TaskData],
     *,
-    iterations: int = 60,
+    iterations: int = 120,
     prior_std: float = 1.0,
 ) -> Hyperparameters:
     """The hyperparameters with the highest posterior density.

@@ -7,13 +7,18 @@ Every parameter has few values, so a covariance is a table per parameter, looked
 | n, p, v | | configurations, parameters, values of one parameter |
 | codes | (n, p) | position of every value in its parameter's domain |
 | distances | p x (v, v) | distances between the values of each parameter |
-| theta | | log of p lengths (product), p lengths (sum), a, a_p, with latent coordinates b and L lengths; then ties |
+| theta | | log of p lengths (product), p lengths (sum), a, a_p, with latent coordinates b and L lengths; ties; log s_p |
 | z | (n, L) | latent coordinates, z(x) = sum_p E_p[x_p] with a learned embedding E |
+| u | (n, p) | octaves of the numbers, centred, in threes; 0 for words |
 
-    k(x, x') = a^2 prod_p c_p(x, x')  +  sum_p a_p^2 c'_p(x, x')  +  b^2 m(|(z - z') / l''|)
+    k(x, x') = a^2 prod_p c_p(x, x')  +  sum_p a_p^2 c'_p(x, x')  +  b^2 m(|(z - z') / l''|)  +  (1 + t/2)^2 - 1,
+    t = sum_p s_p^2 u_p(x) u_p(x')
 
 with m the Matern 5/2 correlation. The product lets everything interact; the sum carries what one parameter does
-alone, far from any data (Duvenaud et al. 2011). How values are alike, c_p and c'_p, is seen in one of two ways:
+alone, far from any data (Duvenaud et al. 2011). The trend t is what goes on beyond all data: a metric in logarithms
+that is a power of batch, devices or clients, with a curvature (a polynomial kernel of degree two, Rasmussen & Williams
+2006, section 4.2.2; a response surface of second order, Box & Wilson 1951). How values are alike, c_p and c'_p, is
+seen in one of two ways:
 
 * `View.PLACED`: m(d_p / l_p), words being at distances from one another, too; and there are latent coordinates, sums
   over the parameters' values, most of them in octaves: total memory or compute is a product of count, size and kind, so
@@ -67,6 +72,7 @@ class ThetaParts(Generic[_Numbers]):
         latent: of b, shape (1,), empty without latent coordinates.
         latent_lengths: shape (L,).
         ties: for every parameter those in the product and those in the sum before tanh, empty where it has none.
+        slopes: of the s_p, shape (p,), those of words without effect.
     """
 
     long: _Numbers
@@ -76,6 +82,7 @@ class ThetaParts(Generic[_Numbers]):
     latent: _Numbers
     latent_lengths: _Numbers
     ties: tuple[tuple[_Numbers, _Numbers], ...]
+    slopes: _Numbers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +102,7 @@ class ThetaLayout:
     @property
     def size(self) -> int:
         """Number of hyperparameters of one covariance."""
-        return 3 * len(self.tied) + 1 + (1 + self.latents if self.latents else 0) + 2 * sum(self.tied)
+        return 4 * len(self.tied) + 1 + (1 + self.latents if self.latents else 0) + 2 * sum(self.tied)
 
     @property
     def embedding_shape(self) -> tuple[int, int]:
@@ -120,6 +127,7 @@ class ThetaLayout:
             latent=theta[latent:lengths],
             latent_lengths=theta[lengths : lengths + self.latents],
             ties=tuple(ties),
+            slopes=theta[start:],
         )
 
 
@@ -131,12 +139,14 @@ class GridEncoding:
         values: the domain of every parameter.
         distances: for every parameter, shape (v, v); ordinal domains span 1, different words are 1 apart
             (more, up to 2, where their descriptors differ), or 0 where they are tied.
+        octaves: for every parameter u of its values, shape (v,).
         bases: for every parameter, what of its values the latent coordinates are sums of, shape (v, coordinates).
         layout: of the hyperparameters.
     """
 
     values: tuple[tuple[Value, ...], ...]
     distances: tuple[FloatArray, ...]
+    octaves: tuple[FloatArray, ...]
     bases: tuple[FloatArray, ...]
     layout: ThetaLayout
 
@@ -159,22 +169,24 @@ class GridEncoding:
             view: how values are taken to be alike; codes are the same in each.
         """
         placed = view is View.PLACED
-        domains, distances, bases, tied = [], [], [], []
+        domains, distances, octaves, bases, tied = [], [], [], [], []
         for column, scale in enumerate(scales):
             found = list(dict.fromkeys([*(row[column] for row in rows), *(further[column] if further else ())]))
             if scale is Scale.CATEGORICAL:
                 domains.append(tuple(found))
                 apart = _word_distances(found, descriptors[column]) if placed else np.zeros((len(found), len(found)))
                 distances.append(apart)
+                octaves.append(np.zeros(len(found)))
                 bases.append(np.eye(len(found)))
                 tied.append(0 if placed else len(found))
                 continue
             tied.append(0)
             ordered = sorted(found, key=float)
             numbers = np.array([float(value) for value in ordered])
-            octaves = np.log2(numbers if numbers[0] > 0 else numbers - numbers[0] + 1.0)
-            bases.append((octaves - octaves.mean())[:, None] / 3.0)
-            places = octaves if scale is Scale.LOG else numbers
+            logarithms = np.log2(numbers if numbers[0] > 0 else numbers - numbers[0] + 1.0)
+            octaves.append((logarithms - logarithms.mean()) / 3.0)
+            bases.append(octaves[-1][:, None])
+            places = logarithms if scale is Scale.LOG else numbers
             low, high = places.min(), places.max()
             places = (places - low) / max(high - low, 1e-12)
             domains.append(tuple(ordered))
@@ -182,6 +194,7 @@ class GridEncoding:
         return cls(
             values=tuple(domains),
             distances=tuple(distances),
+            octaves=tuple(octaves),
             bases=tuple(bases),
             layout=ThetaLayout(
                 latents=LATENTS if placed else 0, places=sum(basis.shape[1] for basis in bases), tied=tuple(tied)
@@ -217,6 +230,7 @@ class KernelTables:
     """An encoding as tensors, ready for `covariance`."""
 
     distances: tuple[torch.Tensor, ...]
+    octaves: tuple[torch.Tensor, ...]
     bases: tuple[torch.Tensor, ...]
     layout: ThetaLayout
 
@@ -225,6 +239,7 @@ class KernelTables:
         """The tensors of an encoding."""
         return cls(
             distances=tuple(torch.from_numpy(table) for table in encoding.distances),
+            octaves=tuple(torch.from_numpy(places) for places in encoding.octaves),
             bases=tuple(torch.from_numpy(basis) for basis in encoding.bases),
             layout=encoding.layout,
         )
@@ -236,7 +251,7 @@ def covariance(
     """The covariance above between two lists of codes, shapes (n, p) and (m, p) -> (n, m)."""
     parts = tables.layout.parts(theta)
     product: torch.Tensor | None = None
-    total = torch.zeros((len(left), len(right)), dtype=theta.dtype)
+    total, trend = (torch.zeros((len(left), len(right)), dtype=theta.dtype) for _ in range(2))
     for at, table in enumerate(tables.distances):
         if len(table) < 2:
             continue
@@ -246,6 +261,10 @@ def covariance(
         product = factor if product is None else product * factor
         alone = (2.0 * parts.alone[at]).exp() * _tied(matern(table / parts.short[at].exp()), in_sum)
         total = total + _looked_up(alone, rows, columns)
+        if tables.octaves[at].any():
+            steep = parts.slopes[at].exp() * tables.octaves[at]
+            trend = trend + _looked_up(torch.outer(steep, steep), rows, columns)
+    total = total + trend + 0.25 * trend.square()
     if product is not None:
         total = total + (2.0 * parts.product).exp() * product
     if not tables.layout.latents:
