@@ -7,7 +7,7 @@ Every parameter has few values, so a covariance is a table per parameter, looked
 | n, p, v | | configurations, parameters, values of one parameter |
 | codes | (n, p) | position of every value in its parameter's domain |
 | distances | p x (v, v) | distances between the values of each parameter |
-| theta | | log of p lengths (product), p lengths (sum), a, a_p, with latent coordinates b and L lengths; ties; log s_p |
+| theta | | log of p lengths (product), p lengths (sum), a, a_p, with latents b and L lengths; ties; log s_p |
 | z | (n, L) | latent coordinates, z(x) = sum_p E_p[x_p] with a learned embedding E |
 | u | (n, p) | octaves of the numbers, centred, in threes; 0 for words |
 
