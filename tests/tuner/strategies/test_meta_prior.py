@@ -116,11 +116,12 @@ def of_words(words: tuple[str, ...]) -> ListedProblem:
     )
 
 
-def test_each_view_has_every_hypothesis_and_half_of_the_weight() -> None:
-    prior = meta_prior(of_words(WORDS), MetaSettings(), {})
+def test_each_view_has_every_hypothesis_and_its_share_of_the_weight() -> None:
+    prior = meta_prior(of_words(WORDS), MetaSettings(placed=0.2), {})
     count = len(prior.weights) // 2
     assert prior.weights.sum() == pytest.approx(1.0)
-    assert np.array_equal(prior.weights[:count], prior.weights[count:])
+    assert prior.weights[:count].sum() == pytest.approx(0.2)
+    assert prior.weights[count:] == pytest.approx(4.0 * prior.weights[:count])
     assert np.array_equal(prior.followed[:count], prior.followed[count:])
     assert [(prior.followed == task).sum() for task in range(4)] == [2] * 4
     for metric in prior.metrics:

@@ -36,6 +36,25 @@ def test_covariances_are_symmetric_and_positive_semidefinite(
     assert np.linalg.eigvalsh(found).min() > -1e-9 * np.trace(found)
 
 
+@given(st.integers(3, 6), st.integers(3, 6), st.sampled_from(View), st.sampled_from([Scale.LOG, Scale.LINEAR]))
+@settings(deadline=None)
+def test_trends_are_all_surfaces_of_second_order_in_the_octaves_of_numbers(
+    batches: int, replicas: int, view: View, scale: Scale
+) -> None:
+    rows = [(kind, 2**i, 3**j) for kind in ("a", "b") for i in range(batches) for j in range(replicas)]
+    encoding = GridEncoding.of([Scale.CATEGORICAL, scale, scale], rows, [{}] * 3, view=view)
+    codes = encoding.codes(rows)
+    default = default_hyperparameters(encoding)
+    theta = np.full(len(default.shared), -30.0)
+    encoding.layout.parts(theta).slopes[:] = 0.0
+    found = ListedCovariance(theta, default.embedding, encoding).between(codes, codes)
+    x, y = np.log(np.array([row[1:] for row in rows], dtype=float)).T
+    terms = np.column_stack([np.ones(len(rows)), x, y, x * x, x * y, y * y])
+    beyond = found - terms @ np.linalg.lstsq(terms, found, rcond=None)[0]
+    assert np.abs(beyond).max() < 1e-9 * np.abs(found).max()
+    assert np.linalg.matrix_rank(found, tol=1e-9 * np.trace(found)) == 5
+
+
 def test_configurations_with_the_same_total_are_learned_to_be_alike() -> None:
     """Cost falls where count times size passes a threshold of each task's own: 8 large are as 4 xlarge."""
     encoding = GridEncoding.of([Scale.CATEGORICAL, Scale.LOG], ROWS, [{}, {}])

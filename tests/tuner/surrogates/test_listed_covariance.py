@@ -29,4 +29,6 @@ def test_the_compiled_covariance_is_that_with_gradients(
     for left, right in ((codes[:count], codes[count:]), (codes, codes)):
         arguments = (torch.from_numpy(array) for array in (theta, embedding))
         expected = covariance(*arguments, tables, torch.from_numpy(left), torch.from_numpy(right)).numpy()
-        assert ListedCovariance(theta, embedding, encoding).between(left, right) == pytest.approx(expected)
+        found = ListedCovariance(theta, embedding, encoding)
+        assert found.between(left, right) == pytest.approx(expected)
+        assert found.variances(left) == pytest.approx(np.diag(found.between(left, left)))
