@@ -136,9 +136,12 @@ class _List(_Configurations):
     @cached_property
     def variances(self) -> FloatArray:
         """Posterior variances of mu, shape (n,)."""
-        return np.asarray(
-            self._model.shared.variances(self.codes) - np.einsum("ij,ij->j", self.explained, self.explained)
-        )
+        return np.asarray(self.smooth_variances - np.einsum("ij,ij->j", self.explained, self.explained))
+
+    @cached_property
+    def smooth_variances(self) -> FloatArray:
+        """Prior variances of mu, shape (n,)."""
+        return self._model.shared.variances(self.codes)
 
     @cached_property
     def own_variances(self) -> FloatArray:
@@ -246,7 +249,7 @@ class HierarchicalModel:
 
         def outline(rows: IntArray) -> Outline:
             smooth, own = listed.columns(rows)
-            variances = self.shared.variances(codes) + listed.own_variances
+            variances = listed.smooth_variances + listed.own_variances
             return Outline(mean=np.zeros(len(codes)), variances=variances, columns=smooth + own)
 
         return self._gaussian(WholeSurface(moments, outline))

@@ -1,7 +1,7 @@
 """The covariance of `hierarchical_kernel` without gradients, compiled: for priors, whose hyperparameters are known.
 
 Per parameter and value of it there is a row with all its correlations to the configurations on the right: a row of the
-covariance is a product of such rows plus sums of others, plus the latent coordinates' part.
+covariance is a product of such rows plus a sum of others, plus the parts of the trend and of the latent coordinates.
 """
 
 from __future__ import annotations
@@ -28,27 +28,26 @@ class ListedCovariance:
         parts = encoding.layout.parts(theta)
         long, short, shares = np.exp(parts.long), np.exp(parts.short), np.exp(2.0 * parts.alone)
         sizes = [len(table) for table in encoding.distances]
-        products, sums, trends = [], [], []
+        products, sums = [], []
         for at, table in enumerate(encoding.distances):
             varies = len(table) > 1
             in_product, in_sum = parts.ties[at]
             products.append(_tied(_matern(table / long[at]), in_product) if varies else np.ones_like(table))
             sums.append(shares[at] * _tied(_matern(table / short[at]), in_sum) if varies else np.zeros_like(table))
-            steep = math.exp(parts.slopes[at]) * encoding.octaves[at]
-            trends.append(np.outer(steep, steep))
         products[0] = products[0] * (np.exp(2.0 * parts.product) if max(sizes) > 1 else 0.0)
         self._starts = np.cumsum([0, *sizes])
         self._cells = np.cumsum([0, *(size * size for size in sizes)])
         self._products = np.concatenate([table.ravel() for table in products])
         self._sums = np.concatenate([table.ravel() for table in sums])
-        self._trends = np.concatenate([table.ravel() for table in trends])
+        self._steep = np.concatenate(
+            [np.exp(slope) * u for slope, u in zip(parts.slopes, encoding.octaves, strict=True)]
+        )
         self._amplitude = float(np.exp(2.0 * parts.latent).sum())
         places, start = [], 0
         for basis in encoding.bases:
             places.append(embedding[:, start : start + basis.shape[1]] @ basis.T)
             start += basis.shape[1]
         self._places: FloatArray = np.concatenate(places, axis=1) / np.exp(parts.latent_lengths)[:, None]
-        self._steepness = [np.diag(table) for table in trends]
         self._steady = (
             self._amplitude
             + sum(float(table[0, 0]) for table in sums)
@@ -57,8 +56,8 @@ class ListedCovariance:
 
     def variances(self, codes: IntArray) -> FloatArray:
         """The covariance of each configuration with itself, shape (n, p) -> (n,)."""
-        trend = sum(steep[column] for steep, column in zip(self._steepness, codes.T, strict=True))
-        return np.asarray(self._steady + trend + 0.25 * trend**2)
+        trend = np.square(self._steepness(codes)).sum(axis=1)
+        return np.asarray(self._steady + trend * (1.0 + 0.25 * trend))
 
     def between(self, left: IntArray, right: IntArray) -> FloatArray:
         """The covariance between two lists of codes, shapes (n, p) and (m, p) -> (n, m)."""
@@ -67,11 +66,18 @@ class ListedCovariance:
             right,
             self._starts,
             self._cells,
-            (self._products, self._sums, self._trends),
+            self._products,
+            self._sums,
+            self._steepness(left),
+            self._steepness(right).T.copy(),
             self._amplitude,
             self._places,
         )
         return found
+
+    def _steepness(self, codes: IntArray) -> FloatArray:
+        """s_p u_p of configurations, shape (n, p) -> (n, p)."""
+        return np.asarray(self._steep[self._starts[:-1] + codes])
 
 
 def _matern(ratio: FloatArray) -> FloatArray:
@@ -114,13 +120,23 @@ def _latent(codes: Any, starts: Any, places: Any) -> Any:
 
 
 @compiled
-def _covariances(left: Any, right: Any, starts: Any, cells: Any, tables: Any, amplitude: Any, places: Any) -> Any:
+def _covariances(
+    left: Any,
+    right: Any,
+    starts: Any,
+    cells: Any,
+    products: Any,
+    sums: Any,
+    left_steep: Any,
+    right_steep: Any,
+    amplitude: Any,
+    places: Any,
+) -> Any:
     """Everything goes along whole rows, without a call in it, so that it is done several numbers at a time."""
     n, m = left.shape[0], right.shape[0]
     found = np.empty((n, m))
     total, trend, squares = np.empty(m), np.empty(m), np.empty(m)
-    factors, terms = _rows(right, starts, cells, tables[0]), _rows(right, starts, cells, tables[1])
-    slopes = _rows(right, starts, cells, tables[2])
+    factors, terms = _rows(right, starts, cells, products), _rows(right, starts, cells, sums)
     left_places, right_places = _latent(left, starts, places), _latent(right, starts, places)
     for i in range(n):
         product = found[i]
@@ -129,12 +145,12 @@ def _covariances(left: Any, right: Any, starts: Any, cells: Any, tables: Any, am
         trend[:] = 0.0
         squares[:] = 0.0
         for k in range(left.shape[1]):
-            row = starts[k] + left[i, k]
-            factor, term, slope = factors[row], terms[row], slopes[row]
+            factor, term = factors[starts[k] + left[i, k]], terms[starts[k] + left[i, k]]
+            here, there = left_steep[i, k], right_steep[k]
             for j in range(m):
                 product[j] *= factor[j]
                 total[j] += term[j]
-                trend[j] += slope[j]
+                trend[j] += here * there[j]
         for j in range(m):
             total[j] += trend[j] * (1.0 + 0.25 * trend[j])
         if places.shape[0] == 0:
