@@ -180,9 +180,7 @@ def study_from_json(text: str, storage: str) -> Study:
 
 
 def with_stored_runner(study: Study, stored_json: str) -> Study:
-    """The study with the runner `auto` replaced by the one that its trials ran in."""
-    if study.runner.name != AUTO:
-        return study
+    """The study with the runner that the trials of a stored one ran in."""
     return replace(study, runner=replace(study.runner, name=json.loads(stored_json)["runner"]["name"]))
 
 
