@@ -86,6 +86,7 @@ class MetaSearch:
         problem = replace(problem, earlier=tuple(task for task in problem.earlier if task.compares))
         self._problem = problem
         self._settings = settings or MetaSettings()
+        self._minimizes = problem.direction is Direction.MINIMIZE
         self._prior = prior or meta_prior(problem, self._settings, {} if cache is None else cache)
         self._generator = np.random.default_rng(seed)
         self._mixture = HypothesisMixture(
@@ -95,6 +96,7 @@ class MetaSearch:
             trust=self._settings.trust,
             seed=seed,
             signs=(RAN,),
+            strays={OBJECTIVE: 1 if self._minimizes else -1, **{bound.name: 0 for bound in problem.bounds}},
         )
         self._tie_break: FloatArray = 1e-9 * self._generator.random(len(problem.rows))
         self._chance: float | None = None
@@ -198,7 +200,6 @@ class MetaSearch:
         likeliest = np.argsort(-weights, kind="stable")[:_LIKELIEST].tolist()
         means, variances = self._outlook(0, likeliest)
         deviations, standard = np.sqrt(variances), [(means, variances)]
-        below = self._problem.direction is Direction.MINIMIZE
         signs, ran_deviations = self._mixture.moments(RAN, likeliest)
         holds = ndtr(signs / ran_deviations)
         for row, answer in self._told.items():
@@ -213,7 +214,7 @@ class MetaSearch:
             standard.append((values, variances))
             room = (limit - values) / np.sqrt(variances)
             holds *= ndtr(room if bound.at_most else -room)
-        gains = -means if below else means
+        gains = -means if self._minimizes else means
         floors = np.where(holds >= 0.5, gains, -np.inf).max(axis=1, keepdims=True)
         chance = holds * ndtr((gains - floors) / deviations)
         return np.asarray(weights[likeliest] @ chance.reshape(len(likeliest), -1, chance.shape[1]).mean(axis=1))
@@ -261,7 +262,7 @@ class MetaSearch:
         objective = self._prior.metrics[0]
         standard = [self._mixture.draws(OBJECTIVE, counts, rows)]
         gain = standard[0] * objective.scale + objective.centre
-        if self._problem.direction is Direction.MINIMIZE:
+        if self._minimizes:
             gain = -gain
         holds = self._mixture.draws(RAN, counts, rows) > 0
         for metric, bound in zip(self._prior.metrics[1:], self._problem.bounds, strict=False):

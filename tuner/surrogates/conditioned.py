@@ -24,6 +24,7 @@ from scipy.special import log_ndtr
 from tuner.surrogates.censoring import PseudoObservations, pseudo_observations
 from tuner.surrogates.hierarchical_kernel import FloatArray, IntArray
 from tuner.surrogates.listed_gaussian import Gaussian, cholesky_root
+from tuner.surrogates.outliers import LOG_ODDS, VARIANCE, likeliest_outlier, most_outliers
 
 _JITTER = 1e-4
 """Added to every variance of an observation: a hundredth of the metric's spread, below any real difference."""
@@ -41,6 +42,8 @@ class Observed:
         noise: variances beyond the metric's usual one.
         sides: 0 exact, 1 at least the value, -1 at most.
         least_noise: least variance of any of them.
+        stray: 1 where one that is off by itself is above what is expected of it, -1 below, 0 either; `None` where none
+            is (see `tuner.surrogates.outliers`).
     """
 
     rows: IntArray
@@ -48,6 +51,7 @@ class Observed:
     noise: FloatArray
     sides: npt.NDArray[np.int8]
     least_noise: float = 0.0
+    stray: int | None = None
 
     @cached_property
     def exact(self) -> bool:
@@ -59,11 +63,12 @@ class Observations:
     """Observations of one metric as they arrive.
 
     Args:
-        least_noise: least variance of any of them.
+        least_noise, stray: as in `Observed`.
     """
 
-    def __init__(self, least_noise: float) -> None:
+    def __init__(self, least_noise: float = 0.0, stray: int | None = None) -> None:
         self._least_noise = least_noise
+        self._stray = stray
         self._told: list[tuple[int, float, float, int]] = []
         self._latest: Observed | None = None
 
@@ -83,8 +88,25 @@ class Observations:
                 noise=np.array(noise, dtype=np.float64),
                 sides=np.array(sides, dtype=np.int8),
                 least_noise=self._least_noise,
+                stray=self._stray,
             )
         return self._latest
+
+
+@dataclass(frozen=True, slots=True)
+class _Settled:
+    """Exact observations, e of them.
+
+    Attributes:
+        root, whitened: R and a, shapes (e, e) and (e,).
+        outliers: positions, among all observations, of those that are off by themselves.
+        variances: of all observations, with what was added to those of the outliers.
+    """
+
+    root: FloatArray
+    whitened: FloatArray
+    outliers: IntArray
+    variances: FloatArray
 
 
 class Conditioned:
@@ -101,20 +123,19 @@ class Conditioned:
         self._values = observed.values
         self._sides = observed.sides
         self._exact = observed.exact
-        self._variances = max(gaussian.noise, observed.least_noise) + _JITTER + observed.noise
+        self._stray = observed.stray
+        self._usual = max(gaussian.noise, observed.least_noise) + _JITTER + observed.noise
 
     def log_evidence(self) -> float:
         """Logarithm of the probability density of what was observed, and of the probability of bounds."""
-        root, whitened = self._factors
-        bounds = 0.0
-        if not self._exact:
-            bounds, exact = self._observed.log_probability, self._sides == 0
-            if not exact.any():
-                return bounds
-            mean, covariance = self._prior
-            root = cholesky_root(covariance[np.ix_(exact, exact)] + np.diag(self._variances[exact]))
-            whitened = dtrtrs(root, (self._values - mean)[exact], lower=True)[0]
-        return float(-0.5 * whitened @ whitened - np.log(root.diagonal()).sum() + bounds)
+        settled = self._settled
+        outliers = LOG_ODDS * len(settled.outliers)
+        bounds = 0.0 if self._exact else self._observed.log_probability
+        return (
+            float(-0.5 * settled.whitened @ settled.whitened - np.log(settled.root.diagonal()).sum())
+            + outliers
+            + bounds
+        )
 
     def log_sign_evidence(self) -> float:
         """Sum of the log probabilities of the signs, each given those before it.
@@ -138,7 +159,14 @@ class Conditioned:
             return mean, covariance
         root, whitened = self._factors
         half = dtrtrs(root, covariance[:count, count:], lower=True)[0]
-        return mean[count:] + whitened @ half, covariance[count:, count:] - half.T @ half
+        mean, covariance = mean[count:] + whitened @ half, covariance[count:, count:] - half.T @ half
+        for row, value in self._apart.items():
+            at = rows[count:] == row
+            mean[at] = value
+            covariance[at, :] = 0.0
+            covariance[:, at] = 0.0
+            covariance[at, at] = _JITTER
+        return mean, covariance
 
     def everywhere(self) -> tuple[FloatArray, FloatArray]:
         """Mean and standard deviation at all configurations, shape (n,); the latter may be a little too large."""
@@ -149,6 +177,8 @@ class Conditioned:
             half = dtrtrs(root, outline.columns.T, lower=True)[0]
             mean = mean + whitened @ half
             variances = variances - np.einsum("ij,ij->j", half, half)
+            mean[list(self._apart)] = list(self._apart.values())
+            variances[list(self._apart)] = _JITTER
         return mean, np.sqrt(np.maximum(variances, _JITTER))
 
     @cached_property
@@ -156,17 +186,56 @@ class Conditioned:
         return self._gaussian.at(self._rows)
 
     @cached_property
+    def _plain(self) -> tuple[FloatArray, FloatArray]:
+        """R and a of the exact observations if none is an outlier."""
+        return self._factored(self._usual)
+
+    @cached_property
+    def _settled(self) -> _Settled:
+        """The exact observations, outliers among them found."""
+        (root, whitened), variances = self._plain, self._usual
+        exact = np.flatnonzero(self._sides == 0)
+        outliers: list[int] = []
+        while self._stray is not None and len(outliers) < most_outliers(len(root)):
+            found = likeliest_outlier(root, whitened, self._stray, outliers)
+            if found is None:
+                break
+            outliers.append(found)
+            variances = self._usual.copy()
+            variances[exact[outliers]] += VARIANCE
+            root, whitened = self._factored(variances)
+        return _Settled(root, whitened, exact[outliers], variances)
+
+    @cached_property
+    def _apart(self) -> dict[int, float]:
+        """Configurations of which there are only outliers, each with what it was seen to have."""
+        outliers = self._settled.outliers
+        others = set(np.delete(self._rows, outliers).tolist())
+        return {int(self._rows[at]): float(self._values[at]) for at in outliers if int(self._rows[at]) not in others}
+
+    @cached_property
     def _observed(self) -> PseudoObservations:
         """Bounds as the Gaussian observations that stand for them."""
-        return pseudo_observations(*self._prior, self._values, self._variances, self._sides)
+        return pseudo_observations(*self._prior, self._values, self._settled.variances, self._sides)
 
     @cached_property
     def _factors(self) -> tuple[FloatArray, FloatArray]:
         """R and a."""
+        if self._exact:
+            return self._settled.root, self._settled.whitened
         mean, covariance = self._prior
         root = cholesky_root(covariance + np.diag(self._observed.variances))
         whitened, _ = dtrtrs(root, self._observed.values - mean, lower=True)
         return root, whitened
+
+    def _factored(self, variances: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """R and a of the exact observations with these variances."""
+        mean, covariance = self._prior
+        exact = np.flatnonzero(self._sides == 0)
+        if not len(exact):
+            return np.zeros((0, 0)), np.zeros(0)
+        root = cholesky_root(covariance[np.ix_(exact, exact)] + np.diag(variances[exact]))
+        return root, dtrtrs(root, (self._values - mean)[exact], lower=True)[0]
 
     @staticmethod
     def factor(family: Iterable[Conditioned]) -> None:
@@ -175,7 +244,7 @@ class Conditioned:
         The factor of [[C, y - m], [(y - m)^T, c]] has R and, below it, a^T, for any large c. Where there are bounds, or
         rounding left a covariance indefinite, each is factored by itself, when it is needed.
         """
-        missing = [one for one in family if one._exact and len(one._rows) and "_factors" not in one.__dict__]
+        missing = [one for one in family if one._exact and len(one._rows) and "_plain" not in one.__dict__]
         if not missing:
             return
         count = len(missing[0]._rows)
@@ -185,11 +254,11 @@ class Conditioned:
             bordered[:count, :count] = covariance
             bordered[count, :count] = one._values - mean
         places = np.arange(count)
-        stack[:, places, places] += [one._variances for one in missing]
+        stack[:, places, places] += [one._usual for one in missing]
         stack[:, count, count] = _HUGE
         try:
             roots = np.linalg.cholesky(stack)
         except np.linalg.LinAlgError:
             return
         for root, one in zip(roots, missing, strict=True):
-            one.__dict__["_factors"] = (np.asfortranarray(root[:count, :count]), root[count, :count])
+            one.__dict__["_plain"] = (np.asfortranarray(root[:count, :count]), root[count, :count])

@@ -47,6 +47,7 @@ class HypothesisMixture:
         seed: int,
         trust: float = 1.0,
         signs: Collection[str] = (),
+        strays: Mapping[str, int] | None = None,
     ) -> None:
         """Begins with the priors.
 
@@ -59,12 +60,17 @@ class HypothesisMixture:
                 (Grünwald & van Ommen 2017).
             signs: metrics of which only the sign is a fact, observed as 1 or -1: a hypothesis is judged by the
                 probability that it gave to the sign. By the density, one that is sure of the value beats every other.
+            strays: metrics of which an observation may be off by itself, with the side on which it then is: 1 above
+                what is expected of it, -1 below, 0 either (see `tuner.surrogates.outliers`).
         """
         self._signs = frozenset(signs)
         self._priors = {metric: tuple(gaussians) for metric, gaussians in priors.items()}
         self._log_prior: FloatArray = np.log(weights / weights.sum())
         self._observations = {
-            metric: Observations(least_noise=_CHANCE if metric in self._signs else 0.0) for metric in priors
+            metric: Observations(
+                least_noise=_CHANCE if metric in self._signs else 0.0, stray=(strays or {}).get(metric)
+            )
+            for metric in priors
         }
         self._draws = draws
         self._trust = trust
