@@ -54,7 +54,8 @@ def run(arguments: argparse.Namespace) -> int:
     console = Console(stderr=True, force_terminal=False if arguments.plain else None)
     tuner = Tuner(study, started=psutil.Process().create_time())
     if study.runner.name != tuner.study.runner.name:
-        console.print(_resolved_words(tuner.study.runner.name), markup=False, highlight=False)
+        words = _resolved_words(tuner.study.runner.name, tuner.runner_as_begun)
+        console.print(words, markup=False, highlight=False)
     view = make_view(tuner.study, tuner.default_config, console)
     tuner.watch = view
     try:
@@ -102,7 +103,9 @@ def _priors(written: str) -> str:
     return str(Path(written).absolute())
 
 
-def _resolved_words(runner: str) -> str:
-    if runner == "docker":
-        return "trials run in containers: a Docker daemon answers"
-    return "trials run as local processes: no Docker daemon answers"
+def _resolved_words(runner: str, as_begun: bool) -> str:
+    how, why = {
+        "docker": ("in containers", "a Docker daemon answers"),
+        "process": ("as local processes", "no Docker daemon answers"),
+    }.get(runner, (f"by the runner {runner}", ""))
+    return f"trials run {how}, as this study's did" if as_begun else f"trials run {how}: {why}"

@@ -70,6 +70,10 @@ class Tuner:
         started: when the program began, s since the epoch, where its start-up is to count as spent time.
         create: false to open only a study that the storage already holds.
 
+    Attributes:
+        study: with the runner `auto` replaced by the one that it stands for.
+        runner_as_begun: whether that is the one that the study's trials ran in before.
+
     Raises:
         UsageError: the study cannot be carried out here; nothing has been started.
         StorageError: the storage refused.
@@ -83,7 +87,9 @@ class Tuner:
         started: float | None = None,
         create: bool = True,
     ) -> None:
-        study = adapters.with_runner_resolved(as_begun(study))
+        begun = as_begun(study)
+        self.runner_as_begun = begun.runner.name != study.runner.name
+        study = adapters.with_runner_resolved(begun)
         self.study = study
         self.engine: SearchSpace = adapters.search_space(study.engine.name, study.engine.options)
         self.space: Space = study_space(study, self.engine)

@@ -87,3 +87,19 @@ def test_it_says_how_likely_what_it_asks_for_is_good_unless_it_asks_for_somethin
     search.ask_for(0)
     search.ask()
     assert search.chance is None
+
+
+def test_a_collapse_under_one_load_does_not_give_up_the_loads_around_it() -> None:
+    throughput, latency = served(1.0)
+    best = int(np.argmax(np.where(latency <= LIMIT_S, throughput, -np.inf)))
+    batch, workers = ROWS[best]
+    beside = ROWS.index((batch - 2, workers))
+    search = MetaSearch(problem(0.6, 0.8, 1.1), cache=FITTED)
+    for row in (ROWS.index((4, 4)), ROWS.index((20, 2)), ROWS.index((10, 20)), beside):
+        broken = 0.05 if row == beside else 1.0
+        search.ask_for(row)
+        answer = Answer(ran=True, objective=broken * float(throughput[row]), constraints=(float(latency[row]),))
+        search.tell(row, answer)
+    row = search.ask()
+    assert latency[row] <= LIMIT_S
+    assert throughput[row] >= 0.95 * throughput[best]

@@ -187,6 +187,8 @@ def test_runner_auto_keeps_to_what_the_study_began_with(make_study: StudyMaker) 
     longer = make_study(trials=3)
     automatic = replace(longer, runner=replace(longer.runner, name="auto"))
     assert len(done(tuner.load_result(automatic).records)) == 2
+    assert Tuner(automatic).runner_as_begun
+    assert not Tuner(longer).runner_as_begun
     assert len(done(tuner.tune(automatic).records)) == 3
 
 
