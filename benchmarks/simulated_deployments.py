@@ -61,11 +61,7 @@ def main() -> None:
 def beside_the_closed_form(path: Path, rate_rps: float, settings: Mapping[str, str]) -> None:
     """On H100s, the middle half of 400 s."""
     count = int(rate_rps * 400)
-    trace = Requests(
-        arrival_s=np.cumsum(np.random.default_rng(1).exponential(1 / rate_rps, count)),
-        input_tokens=np.full(count, INPUTS),
-        output_tokens=np.full(count, OUTPUTS),
-    )
+    trace = poisson(rate_rps, count)
     model = on_device(path, "h100_sxm", INPUTS + OUTPUTS)
     found = read_settings(settings, model.graph, model.table.hardware)
     served = simulate_deployment(trace, found, model)
@@ -93,6 +89,15 @@ def beside_the_closed_form(path: Path, rate_rps: float, settings: Mapping[str, s
         f"{path.name} {words}: {rate_rps:g}/s, {running:.1f} running  "
         f"TPOT {told.tpot_s * 1e3:.2f}/{tpot_s * 1e3:.2f} ms ({told.tpot_s / tpot_s - 1:+.1%})  "
         f"TTFT {told.ttft_s * 1e3:.0f}/{ttft_s * 1e3:.0f} ms ({told.ttft_s / ttft_s - 1:+.0%})"
+    )
+
+
+def poisson(rate_rps: float, count: int) -> Requests:
+    """Arrivals of `INPUTS` + `OUTPUTS` tokens each."""
+    return Requests(
+        arrival_s=np.cumsum(np.random.default_rng(1).exponential(1 / rate_rps, count)),
+        input_tokens=np.full(count, INPUTS),
+        output_tokens=np.full(count, OUTPUTS),
     )
 
 

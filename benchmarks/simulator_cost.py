@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tuner.performance.simulation.continuous import Requests
     from tuner.performance.simulation.deployment import Deployment, ModelOnDevice
 
 STARTS = 7
@@ -50,6 +49,8 @@ def one_start(path: Path) -> dict[str, float]:
 
     imported = time.perf_counter()
     model, deployment = whole(path)
+    from benchmarks.simulated_deployments import poisson
+
     read = time.perf_counter()
     simulate_deployment(poisson(1.0, 1), deployment, model)
     done = time.perf_counter()
@@ -67,6 +68,7 @@ def one_start(path: Path) -> dict[str, float]:
 
 
 def per_request(path: Path) -> None:
+    from benchmarks.simulated_deployments import poisson
     from tuner.performance.simulation.deployment import simulate_deployment
 
     model, deployment = whole(path)
@@ -89,24 +91,11 @@ def cpu_s(run: Callable[[], object]) -> float:
 
 def whole(path: Path) -> tuple[ModelOnDevice, Deployment]:
     """One engine on an H100."""
-    from benchmarks.simulated_deployments import on_device
+    from benchmarks.simulated_deployments import INPUTS, OUTPUTS, on_device
     from tuner.performance.simulation.engine_settings import read_settings
 
-    model = on_device(path, "h100_sxm", 1200)
+    model = on_device(path, "h100_sxm", INPUTS + OUTPUTS)
     return model, read_settings({}, model.graph, model.table.hardware)
-
-
-def poisson(rate_rps: float, count: int) -> Requests:
-    """1,000 + 200 tokens each."""
-    import numpy as np
-
-    from tuner.performance.simulation.continuous import Requests
-
-    return Requests(
-        arrival_s=np.cumsum(np.random.default_rng(1).exponential(1 / rate_rps, count)),
-        input_tokens=np.full(count, 1000),
-        output_tokens=np.full(count, 200),
-    )
 
 
 if __name__ == "__main__":

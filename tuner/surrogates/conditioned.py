@@ -58,6 +58,11 @@ class Observed:
         """Whether there are no bounds among them."""
         return not self.sides.any()
 
+    @cached_property
+    def exact_at(self) -> IntArray:
+        """Positions of those that are no bounds."""
+        return np.flatnonzero(self.sides == 0)
+
 
 class Observations:
     """Observations of one metric as they arrive.
@@ -119,23 +124,15 @@ class Conditioned:
 
     def __init__(self, gaussian: Gaussian, observed: Observed) -> None:
         self._gaussian = gaussian
-        self._rows = observed.rows
-        self._values = observed.values
-        self._sides = observed.sides
-        self._exact = observed.exact
-        self._stray = observed.stray
+        self._told = observed
         self._usual = max(gaussian.noise, observed.least_noise) + _JITTER + observed.noise
 
     def log_evidence(self) -> float:
         """Logarithm of the probability density of what was observed, and of the probability of bounds."""
         settled = self._settled
-        outliers = LOG_ODDS * len(settled.outliers)
-        bounds = 0.0 if self._exact else self._observed.log_probability
-        return (
-            float(-0.5 * settled.whitened @ settled.whitened - np.log(settled.root.diagonal()).sum())
-            + outliers
-            + bounds
-        )
+        density = -0.5 * settled.whitened @ settled.whitened - np.log(settled.root.diagonal()).sum()
+        bounds = 0.0 if self._told.exact else self._as_exact.log_probability
+        return float(density) + LOG_ODDS * len(settled.outliers) + bounds
 
     def log_sign_evidence(self) -> float:
         """Sum of the log probabilities of the signs, each given those before it.
@@ -144,8 +141,8 @@ class Conditioned:
         """
         root, whitened = self._factors
         deviations = root.diagonal()
-        expected = self._values - deviations * whitened
-        return float(log_ndtr(np.sign(self._values) * expected / deviations).sum())
+        expected = self._told.values - deviations * whitened
+        return float(log_ndtr(np.sign(self._told.values) * expected / deviations).sum())
 
     def joint(self, rows: IntArray) -> tuple[FloatArray, FloatArray]:
         """Mean and covariance of the noiseless metric at some configurations, shapes (k,) and (k, k).
@@ -153,7 +150,7 @@ class Conditioned:
         Args:
             rows: those of the observations, then the k others.
         """
-        count = len(self._rows)
+        count = len(self._told.rows)
         mean, covariance = self._gaussian.at(rows)
         if not count:
             return mean, covariance
@@ -170,9 +167,9 @@ class Conditioned:
 
     def everywhere(self) -> tuple[FloatArray, FloatArray]:
         """Mean and standard deviation at all configurations, shape (n,); the latter may be a little too large."""
-        outline = self._gaussian.outlined(self._rows)
+        outline = self._gaussian.outlined(self._told.rows)
         mean, variances = outline.mean, outline.variances
-        if len(self._rows):
+        if len(self._told.rows):
             root, whitened = self._factors
             half = dtrtrs(root, outline.columns.T, lower=True)[0]
             mean = mean + whitened @ half
@@ -183,59 +180,60 @@ class Conditioned:
 
     @cached_property
     def _prior(self) -> tuple[FloatArray, FloatArray]:
-        return self._gaussian.at(self._rows)
+        return self._gaussian.at(self._told.rows)
 
     @cached_property
     def _plain(self) -> tuple[FloatArray, FloatArray]:
         """R and a of the exact observations if none is an outlier."""
-        return self._factored(self._usual)
+        return self._factored(self._told.exact_at, self._told.values, self._usual)
 
     @cached_property
     def _settled(self) -> _Settled:
         """The exact observations, outliers among them found."""
         (root, whitened), variances = self._plain, self._usual
-        exact = np.flatnonzero(self._sides == 0)
+        exact = self._told.exact_at
         outliers: list[int] = []
-        while self._stray is not None and len(outliers) < most_outliers(len(root)):
-            found = likeliest_outlier(root, whitened, self._stray, outliers)
+        while self._told.stray is not None and len(outliers) < most_outliers(len(root)):
+            found = likeliest_outlier(root, whitened, self._told.stray, outliers)
             if found is None:
                 break
             outliers.append(found)
             variances = self._usual.copy()
             variances[exact[outliers]] += VARIANCE
-            root, whitened = self._factored(variances)
+            root, whitened = self._factored(exact, self._told.values, variances)
         return _Settled(root, whitened, exact[outliers], variances)
 
     @cached_property
     def _apart(self) -> dict[int, float]:
         """Configurations of which there are only outliers, each with what it was seen to have."""
         outliers = self._settled.outliers
-        others = set(np.delete(self._rows, outliers).tolist())
-        return {int(self._rows[at]): float(self._values[at]) for at in outliers if int(self._rows[at]) not in others}
+        others = set(np.delete(self._told.rows, outliers).tolist())
+        return {
+            int(self._told.rows[at]): float(self._told.values[at])
+            for at in outliers
+            if int(self._told.rows[at]) not in others
+        }
 
     @cached_property
-    def _observed(self) -> PseudoObservations:
+    def _as_exact(self) -> PseudoObservations:
         """Bounds as the Gaussian observations that stand for them."""
-        return pseudo_observations(*self._prior, self._values, self._settled.variances, self._sides)
+        return pseudo_observations(*self._prior, self._told.values, self._settled.variances, self._told.sides)
 
     @cached_property
     def _factors(self) -> tuple[FloatArray, FloatArray]:
         """R and a."""
-        if self._exact:
+        if self._told.exact:
             return self._settled.root, self._settled.whitened
-        mean, covariance = self._prior
-        root = cholesky_root(covariance + np.diag(self._observed.variances))
-        whitened, _ = dtrtrs(root, self._observed.values - mean, lower=True)
-        return root, whitened
+        every = np.arange(len(self._told.rows))
+        return self._factored(every, self._as_exact.values, self._as_exact.variances)
 
-    def _factored(self, variances: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """R and a of the exact observations with these variances."""
-        mean, covariance = self._prior
-        exact = np.flatnonzero(self._sides == 0)
-        if not len(exact):
+    def _factored(self, at: IntArray, values: FloatArray, variances: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """R and a of the observations at some positions, all of them having these values and variances."""
+        if not len(at):
             return np.zeros((0, 0)), np.zeros(0)
-        root = cholesky_root(covariance[np.ix_(exact, exact)] + np.diag(variances[exact]))
-        return root, dtrtrs(root, (self._values - mean)[exact], lower=True)[0]
+        mean, covariance = self._prior
+        root = cholesky_root(covariance[np.ix_(at, at)] + np.diag(variances[at]))
+        return root, dtrtrs(root, (values - mean)[at], lower=True)[0]
 
     @staticmethod
     def factor(family: Iterable[Conditioned]) -> None:
@@ -244,15 +242,15 @@ class Conditioned:
         The factor of [[C, y - m], [(y - m)^T, c]] has R and, below it, a^T, for any large c. Where there are bounds, or
         rounding left a covariance indefinite, each is factored by itself, when it is needed.
         """
-        missing = [one for one in family if one._exact and len(one._rows) and "_plain" not in one.__dict__]
+        missing = [one for one in family if one._told.exact and len(one._told.rows) and "_plain" not in one.__dict__]
         if not missing:
             return
-        count = len(missing[0]._rows)
+        count = len(missing[0]._told.rows)
         stack = np.empty((len(missing), count + 1, count + 1))
         for bordered, one in zip(stack, missing, strict=True):
             mean, covariance = one._prior
             bordered[:count, :count] = covariance
-            bordered[count, :count] = one._values - mean
+            bordered[count, :count] = one._told.values - mean
         places = np.arange(count)
         stack[:, places, places] += [one._usual for one in missing]
         stack[:, count, count] = _HUGE
